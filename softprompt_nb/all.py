@@ -1,0 +1,14 @@
+"Everything that people type: `from softprompt_nb.all import *`."
+from softprompt_nb.data import Batch, Example, collate, load_examples
+from softprompt_nb.lab.world import TASKS, lab_task, with_instruction, with_shots
+from softprompt_nb.lm import FrozenLM, lab_models, load_lm
+from softprompt_nb.measure import Measured, mean, proportion
+from softprompt_nb.plots import plot_history, plot_shares, plot_vectors
+from softprompt_nb.prompts import SoftPrompt
+from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog, Progress, Track
+from softprompt_nb.training.forward import assemble, prompted_loss, target_logits
+from softprompt_nb.training.inference import exact_match, generate, loss_on, score_options, to_prompt_embeds
+from softprompt_nb.training.tuning import Run, Settings, TuningDiverged, tune
+from softprompt_nb.translation.verbalize import nearest_tokens
+
+__all__ = [n for n in dir() if not n.startswith("_") and n not in ("softprompt_nb",)]
