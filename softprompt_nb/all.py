@@ -3,7 +3,7 @@ from softprompt_nb.data import Batch, Example, collate, load_examples
 from softprompt_nb.lab.world import TASKS, lab_task, with_instruction, with_shots
 from softprompt_nb.lm import FrozenLM, lab_models, load_lm
 from softprompt_nb.measure import Measured, mean, proportion
-from softprompt_nb.plots import plot_history, plot_shares, plot_vectors
+from softprompt_nb.plots import COLORS, plot_history, plot_shares, plot_vectors
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog, Progress, Track
 from softprompt_nb.training.forward import assemble, prompted_loss, target_logits

@@ -114,7 +114,7 @@ def _hub_reachable(host="huggingface.co"):
 
 def _resolve(name):
     "The folder of a lab model, a folder, or the hub name itself."
-    if (LAB/name/"config.json").is_file(): return LAB/name
+    if name in lab_models(): return LAB/name
     if Path(name).is_dir():
         if not (Path(name)/"config.json").is_file(): raise ValueError(f"The folder {str(name)!r} holds no config.json, so it is no Hugging Face model folder.")
         if not list(Path(name).glob("*.safetensors")):

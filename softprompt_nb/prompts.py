@@ -18,8 +18,8 @@ from .lm import FrozenLM
 
 # %% ../nbs/01_prompts.ipynb #c004
 @dataclass(frozen=True)
-class SoftPrompt:
-    "Vectors that stand in for tokens, with their place and provenance."
+class _Vectors:
+    "A prompt's vectors, place and provenance."
     vectors: torch.Tensor # (n, d_model) float32
     at: object = "start" # where it goes: "start", "after_bos", "before_answer", "chat", "chat_end", a token index
     base: dict = field(default_factory=dict) # name, revision, width and embedding fingerprint of the model
@@ -80,21 +80,7 @@ def _start(lm, n, how, seed, text):
     if how == "zeros": return torch.zeros(n, lm.d_model), how
     raise ValueError(f"how={how!r}: use 'vocab', 'text' (with text=), 'gaussian', 'zeros' or a tensor.")
 
-def _init(cls,
-          lm: FrozenLM, # the model it is for
-          n: int=10, # number of vectors
-          how: str|torch.Tensor="vocab", # "vocab", "text", "gaussian", "zeros" or a (n, d_model) tensor
-          seed: int=0, # seed of the random choices
-          text: str|None=None, # text for how="text"
-          at="start", # where the prompt goes, see `collate`
-) -> SoftPrompt:
-    "An untrained prompt for a model; raises ValueError for n < 1, n beyond the context, or a wrong width."
-    v, label = _start(lm, n, how, seed, text)
-    return cls(v.to(lm.device), at, _base_of(lm), dict(init=label, seed=seed))
-
-SoftPrompt.init = classmethod(_init)
-
-# %% ../nbs/01_prompts.ipynb #c017
+# %% ../nbs/01_prompts.ipynb #c009
 _FILES = ("adapter_config.json", "adapter_model.safetensors", "softprompt.json", "README.md")
 
 def _adapter_config(p):
@@ -110,28 +96,23 @@ def _write(p, folder):
     digest = hashlib.sha256(p.vectors.cpu().numpy().tobytes()).hexdigest()[:16]
     (folder/"softprompt.json").write_text(json.dumps(dict(format=1, n=p.n, d_model=p.vectors.shape[1], at=p.at, base=p.base, info=p.info, vectors_sha256=digest), indent=2))
 
-# %% ../nbs/01_prompts.ipynb #c018
-def _save(self,
-          folder: str|Path, # a new folder, or one that holds a saved prompt (which it replaces)
-) -> Path: # the folder
-    "Save for `SoftPrompt.load` and for PEFT, whole or not at all; raises FileExistsError over a folder that is not a saved prompt."
-    folder = Path(folder)
+# %% ../nbs/01_prompts.ipynb #c010
+def _replace_folder(folder, write):
+    "Write a folder whole or not at all; only a saved prompt is ever replaced."
     if folder.exists() and (not folder.is_dir() or {f.name for f in folder.iterdir()} - set(_FILES)):
         raise FileExistsError(f"{str(folder)!r} exists and is not a saved prompt, so nothing was written: give a new folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _write(self, tmp)
+        write(tmp)
+        tmp.chmod(0o755)
         if folder.exists():
-            for f in (folder/n for n in _FILES): f.unlink(missing_ok=True)
+            for f in _FILES: (folder/f).unlink(missing_ok=True)
             folder.rmdir()
         os.replace(tmp, folder)
     finally: shutil.rmtree(tmp, ignore_errors=True)
-    return folder
 
-SoftPrompt.save = _save
-
-# %% ../nbs/01_prompts.ipynb #c020
+# %% ../nbs/01_prompts.ipynb #c012
 def _read(folder):
     "Vectors and record of a saved prompt; ValueError for anything that is not one."
     folder = Path(folder)
@@ -147,7 +128,7 @@ def _read(folder):
     try: return v, json.loads(note.read_text()) if note.is_file() else {}
     except json.JSONDecodeError as e: raise ValueError(f"{str(note)!r} is damaged ({e}): save the prompt again.") from e
 
-# %% ../nbs/01_prompts.ipynb #c021
+# %% ../nbs/01_prompts.ipynb #c013
 def _refuse_other_model(base, lm, d):
     "ValueError saying in what the model differs from the one that the prompt was trained on."
     if d != lm.d_model: raise ValueError(f"This prompt is {d} wide and {lm.name} is {lm.d_model} wide: load it on {base.get('name', 'the model that it was trained on')}.")
@@ -157,13 +138,30 @@ def _refuse_other_model(base, lm, d):
         what = ", ".join(f"{'hash of the embedding table' if k == 'fingerprint' else k} {base[k]} against {mine[k]}" for k in differs)
         raise ValueError(f"This prompt was trained on {base.get('name')} (revision {base.get('revision')}) and does not fit {lm.name}: {what}. Load it on the model that it was trained on.")
 
-def _load(cls,
-          folder: str|Path, # a folder that `save` (or PEFT's prompt tuning) wrote
-          lm: FrozenLM, # the model that the prompt was trained on
-) -> SoftPrompt:
-    "A saved prompt; raises ValueError for a damaged or foreign file and for another model."
-    v, note = _read(folder)
-    _refuse_other_model(note.get("base", {}), lm, v.shape[-1])
-    return cls(v.to(lm.device), note.get("at", "start"), note.get("base") or _base_of(lm), note.get("info", {"init": f"loaded from {Path(folder).name}"}))
+# %% ../nbs/01_prompts.ipynb #c015
+class SoftPrompt(_Vectors):
+    "Vectors that stand in for tokens, with their place (`at`) and provenance (`base`, `info`)."
+    @classmethod
+    def init(cls,
+             lm: FrozenLM, # the model it is for
+             n: int=10, # number of vectors
+             how: str|torch.Tensor="vocab", # "vocab", "text", "gaussian", "zeros" or a (n, d_model) tensor
+             seed: int=0, # seed of the random choices
+             text: str|None=None, # text for how="text"
+             at="start", # where the prompt goes, see `collate`
+    ):
+        "An untrained prompt for a model; raises ValueError for n < 1, n beyond the context, or a wrong width."
+        v, label = _start(lm, n, how, seed, text)
+        return cls(v.to(lm.device), at, _base_of(lm), dict(init=label, seed=seed))
 
-SoftPrompt.load = classmethod(_load)
+    def save(self, folder: str|Path) -> Path: # a new folder, or one that holds a saved prompt (which it replaces)
+        "Save for `SoftPrompt.load` and for PEFT, whole or not at all; raises FileExistsError over anything but a saved prompt."
+        _replace_folder(Path(folder), lambda tmp: _write(self, tmp))
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str|Path, lm: FrozenLM): # folder that `save` or PEFT wrote, and the model it was trained on
+        "A saved prompt; raises ValueError for a damaged or foreign file and for another model."
+        v, note = _read(folder)
+        _refuse_other_model(note.get("base", {}), lm, v.shape[-1])
+        return cls(v.to(lm.device), note.get("at", "start"), note.get("base") or _base_of(lm), note.get("info", {"init": f"loaded from {Path(folder).name}"}))

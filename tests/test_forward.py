@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from families import FAMILIES, tiny
 from softprompt_nb.data import Encoded, Example, collate, encode, pad_rows
 from softprompt_nb.lm import lab_models, load_lm
+from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.forward import assemble, common_head, plan, prompted_loss, target_logits
 
 LMS = [*FAMILIES, *lab_models()]
@@ -58,14 +59,15 @@ def test_batch_is_singles(name, side):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("n,path", [(6, "shared"), (40, "split")])
 @pytest.mark.parametrize("name", LMS)
-def test_shared_prefix_is_plain_path_in_loss_and_gradient(name, side):
+def test_shared_prefix_is_plain_path_in_loss_and_gradient(name, n, path, side):
     lm = lm_of(name)
     batch = collate(lm, EXAMPLES, padding_side=side)
-    assert plan(lm, torch.zeros(6, lm.d_model), batch)[0] == "shared"
+    assert plan(lm, SoftPrompt.init(lm, n, seed=1).vectors, batch)[0] == path
     out = []
     for shared in (True, False):
-        v = (torch.randn(6, lm.d_model, generator=torch.Generator().manual_seed(2)) * lm.scale).requires_grad_()
+        v = (torch.randn(n, lm.d_model, generator=torch.Generator().manual_seed(2)) * lm.scale).requires_grad_()
         loss = prompted_loss(lm, v, batch, shared)
         out.append((loss.item(), *torch.autograd.grad(loss, v)))
     (l1, g1), (l2, g2) = out

@@ -246,7 +246,7 @@ def test_ship_and_load(tiny, tmp_path):
     assert P.next_token_loss(model, ids).item() == pytest.approx(P.next_token_loss(run.model.float(), ids).item(), abs=1e-4)
 
 
-def test_exact_match_is_greedy_decoding(shipped_tok):
+def test_answers_exactly_is_greedy_decoding(shipped_tok):
     model = GPTNeoXForCausalLM.from_pretrained(P.MODELS/'lab-instruct-s', dtype=torch.float32).eval()
     for name in ('capital', 'plus', 'reverse'):
         task = W.lab_task(name)
@@ -254,7 +254,7 @@ def test_exact_match_is_greedy_decoding(shipped_tok):
             ids = shipped_tok(e.input, return_tensors='pt')
             new = model.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids.input_ids.shape[1]:]
             said = re.split(r'\n|' + re.escape(C.EOS), shipped_tok.decode(new))[0]
-            assert (said == e.target) == P.exact_match(model, shipped_tok, [e]).item(), (e, said)
+            assert (said == e.target) == P.answers_exactly(model, shipped_tok, [e]).item(), (e, said)
 
 
 @pytest.mark.parametrize('name', SHIPPED)

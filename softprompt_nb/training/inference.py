@@ -62,10 +62,6 @@ def loss_on(lm: FrozenLM, # the model
     return mean(-total/count, weights=count)
 
 # %% ../../nbs/training/01_inference.ipynb #c009
-def _context_batch(lm, rows):
-    "Contexts as a batch (padded on the left) whose last token stands in for a label, for the choice of path."
-    return pad_rows(lm, [Encoded(r.ids, len(r.ids)-1, r.place) for r in rows], "left")
-
 def _generate_shared(lm, vectors, batch, head, kw):
     "New token ids, decoded from a cache that holds the prefix."
     pre, k, B = run_prefix(lm, vectors, head), len(head), len(batch)
@@ -83,6 +79,25 @@ def _generate_plain(lm, vectors, batch, kw):
     return lm.model.generate(inputs_embeds=x.inputs_embeds, attention_mask=x.attention_mask, **kw)
 
 # %% ../../nbs/training/01_inference.ipynb #c010
+def _left_padded(lm, rows):
+    "Contexts of any length, none included, padded on the left."
+    T = max(1, *(len(r.ids) for r in rows))
+    ids = torch.full((len(rows), T), lm.pad_id)
+    mask = torch.zeros_like(ids)
+    for i, r in enumerate(rows):
+        if r.ids: ids[i, T-len(r.ids):], mask[i, T-len(r.ids):] = torch.tensor(r.ids), 1
+    return Batch(ids, mask, torch.full_like(ids, -100), torch.tensor([r.place for r in rows])).to(lm.device)
+
+def _continue(lm, vectors, rows, kw):
+    "New token ids for one batch of contexts, by the fastest exact path."
+    if vectors is None and not all(r.ids for r in rows): raise ValueError("An empty text and no prompt leave the model nothing to continue: give a text or a prompt.")
+    if vectors is not None and all(len(r.ids) > r.place for r in rows):
+        batch = pad_rows(lm, [Encoded(r.ids, len(r.ids)-1, r.place) for r in rows], "left") # the last token stands in for a label, for the check of the path
+        path, head = plan(lm, vectors, batch)
+        if path in ("shared", "split"): return _generate_shared(lm, vectors, batch, head, kw)
+    return _generate_plain(lm, vectors, _left_padded(lm, rows), kw)
+
+# %% ../../nbs/training/01_inference.ipynb #c011
 @torch.no_grad()
 def generate(lm: FrozenLM, # the model
              prompt: SoftPrompt|torch.Tensor|None, # a prompt, or None for the model alone
@@ -95,10 +110,8 @@ def generate(lm: FrozenLM, # the model
     "Continuations of texts behind a prompt, greedy unless told otherwise; raises ValueError for a text that does not fit."
     if kw.get("num_return_sequences", 1) > 1: raise ValueError("generate gives one continuation for each text: for several, repeat the text in the list.")
     vectors, at = _split(lm, prompt)
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    rows = [encode_context(lm, t, at, i) for i, t in enumerate(texts)]
-    n = 0 if vectors is None else len(vectors)
-    check_lengths(lm, rows, n + max_new_tokens)
+    rows = [encode_context(lm, t, at, i) for i, t in enumerate([texts] if isinstance(texts, str) else texts)]
+    check_lengths(lm, rows, max_new_tokens + (0 if vectors is None else len(vectors)))
     kw = dict(max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=lm.pad_id, eos_token_id=lm.tokenizer.eos_token_id) | kw
     out = [None]*len(rows)
     for ids in _by_length([len(r.ids) for r in rows], batch_size):
@@ -106,22 +119,7 @@ def generate(lm: FrozenLM, # the model
         for i, text in zip(ids, lm.tokenizer.batch_decode(new, skip_special_tokens=True)): out[i] = text if stop is None else text.split(stop)[0]
     return out
 
-def _continue(lm, vectors, rows, kw):
-    "New token ids for one batch of contexts, by the fastest exact path."
-    if all(len(r.ids) > r.place for r in rows):
-        batch = _context_batch(lm, rows)
-        path, head = plan(lm, vectors, batch) if vectors is not None else ("head", None)
-        if path == "shared": return _generate_shared(lm, vectors, batch, head, kw)
-        return _generate_plain(lm, vectors, batch, kw)
-    if vectors is None and not all(r.ids for r in rows): raise ValueError("An empty text and no prompt leave the model nothing to continue: give a text or a prompt.")
-    T = max(1, *(len(r.ids) for r in rows))
-    ids = torch.full((len(rows), T), lm.pad_id)
-    mask = torch.zeros_like(ids)
-    for i, r in enumerate(rows):
-        if r.ids: ids[i, T-len(r.ids):], mask[i, T-len(r.ids):] = torch.tensor(r.ids), 1
-    return _generate_plain(lm, vectors, Batch(ids, mask, torch.full_like(ids, -100), torch.tensor([r.place for r in rows])).to(lm.device), kw)
-
-# %% ../../nbs/training/01_inference.ipynb #c014
+# %% ../../nbs/training/01_inference.ipynb #c015
 def exact_match(lm: FrozenLM, # the model
                 prompt: SoftPrompt|torch.Tensor|None, # a prompt, or None for the model alone
                 examples: Sequence[Example], # inputs and right answers
@@ -138,7 +136,7 @@ def first_line(text: str, # an answer
     "The first line of an answer, without spaces at its ends."
     return (text.strip().splitlines() or [""])[0].strip()
 
-# %% ../../nbs/training/01_inference.ipynb #c017
+# %% ../../nbs/training/01_inference.ipynb #c018
 def score_options(lm: FrozenLM, # the model
                   prompt: SoftPrompt|torch.Tensor|None, # a prompt, or None for the model alone
                   texts: Sequence[str], # inputs
@@ -156,7 +154,7 @@ def score_options(lm: FrozenLM, # the model
     out[torch.tensor([i for i, o in enumerate(lists) for _ in o]), torch.tensor([j for o in lists for j in range(len(o))])] = score
     return out
 
-# %% ../../nbs/training/01_inference.ipynb #c020
+# %% ../../nbs/training/01_inference.ipynb #c021
 @torch.no_grad()
 def to_prompt_embeds(lm: FrozenLM, # the prompt's model
                      prompt: SoftPrompt, # a prompt

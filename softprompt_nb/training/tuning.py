@@ -64,7 +64,7 @@ class Run:
         return plot_history(self.history, ax=ax)
     def __repr__(self):
         r = self.record
-        end = f", {r['ended']}" if r["ended"] != "all steps done" else ""
+        end = f", {r['ended']}" if r["outcome"] != "done" else ""
         return (f"Run(loss {r['first_loss']:.3g} -> {r['final_loss']:.3g} in {r['steps_done']} steps, {clock(r['seconds'])}{end}; "
                 f"norms {r['norm_start']:.2f} -> {r['norm_end']:.2f} of the vocabulary's median)")
 
@@ -81,7 +81,8 @@ class Tuning:
         self.vectors = prompt.vectors.to(lm.device).clone().requires_grad_()
         self.optimizer = torch.optim.AdamW([self.vectors], lr=self.peak, weight_decay=settings.weight_decay)
         self.order, self.queue = torch.Generator().manual_seed(settings.seed), []
-        self.step, self.steps, self.rows, self.row, self.stop, self.seconds = 0, settings.steps, [], {}, None, 0.
+        self.step, self.steps, self.rows, self.row, self.stop = 0, settings.steps, [], {}, None
+        self.outcome, self.ended, self.seconds = "done", "all steps done", 0.
         self.kept, self.best = [(0, self.copy())], (math.inf, self.copy(), 0)
         self.unit = lm.norms.median().item()
         self.keep_at = {round(i*settings.steps/settings.checkpoints) for i in range(1, settings.checkpoints+1)} if settings.checkpoints else set()
@@ -128,56 +129,28 @@ def data_fingerprint(examples: Sequence[Example], # inputs and targets
     for e in examples: h.update(json.dumps([e.input, e.target]).encode())
     return h.hexdigest()[:16]
 
-def _result(t, examples, ended):
-    "The `Run` of a tuning, as far as it came."
-    use_best = bool(t.valid) or ended not in ("all steps done", "") and not ended.startswith("stopped")
-    v, at_step = (t.best[1], t.best[2]) if use_best else (t.copy(), t.step)
+def _record(t, examples, at_step, end):
+    "Everything that a reader of the run's numbers would ask."
+    first, last = (t.rows[0]["loss"], t.rows[max(0, at_step-1)]["smooth"]) if t.rows else (math.nan, math.nan)
+    norm = lambda v: v.norm(dim=-1).mean().item()/t.unit
+    r = dict(settings=asdict(t.settings) | dict(lr=t.peak), model=t.lm.name, revision=t.lm.revision, embedding_fingerprint=t.lm.fingerprint, n_vectors=len(end), examples=len(examples),
+             data=data_fingerprint(examples), seed=t.settings.seed, steps_done=t.step, prompt_of_step=at_step, outcome=t.outcome, ended=t.ended, first_loss=first, final_loss=last, seconds=t.seconds,
+             norm_start=norm(t.kept[0][1]), norm_end=norm(end), vocabulary_norm_median=t.unit, device=str(t.lm.device), dtype=str(t.lm.dtype)[6:],
+             versions=dict(softprompt_nb=__version__, torch=torch.__version__, transformers=transformers.__version__, python=platform.python_version()))
+    if t.lm.device.type == "cuda": r["peak_memory_bytes"] = torch.cuda.max_memory_allocated(t.lm.device)
+    return r
+
+def _result(t, examples):
+    "The `Run` of a tuning, as far as it came: the last prompt if it went to plan without `valid`, else the best."
+    last = not t.valid and t.outcome in ("done", "stopped")
+    v, at_step = (t.copy(), t.step) if last else (t.best[1], t.best[2])
     if t.kept[-1][0] != t.step: t.kept.append((t.step, t.copy()))
-    first, last = (t.rows[0]["loss"], (t.rows[at_step-1] if at_step else t.rows[0])["smooth"]) if t.rows else (math.nan, math.nan)
-    record = dict(settings=asdict(t.settings) | dict(lr=t.peak), model=t.lm.name, revision=t.lm.revision, embedding_fingerprint=t.lm.fingerprint, n_vectors=len(v), examples=len(examples),
-                  data=data_fingerprint(examples), seed=t.settings.seed, steps_done=t.step, prompt_of_step=at_step, ended=ended, first_loss=first, final_loss=last, seconds=t.seconds,
-                  norm_start=t.kept[0][1].norm(dim=-1).mean().item()/t.unit, norm_end=v.norm(dim=-1).mean().item()/t.unit, vocabulary_norm_median=t.unit,
-                  device=str(t.lm.device), dtype=str(t.lm.dtype)[6:], versions=dict(softprompt_nb=__version__, torch=torch.__version__, transformers=transformers.__version__, python=platform.python_version()))
-    if t.lm.device.type == "cuda": record["peak_memory_bytes"] = torch.cuda.max_memory_allocated(t.lm.device)
-    prompt = replace(t.start, vectors=v.to(t.lm.device), info=t.start.info | dict(steps=at_step, **{k: record[k] for k in ("first_loss", "final_loss", "data", "examples", "settings", "norm_end", "versions")}))
+    record = _record(t, examples, at_step, v)
+    brief = {k: record[k] for k in ("first_loss", "final_loss", "data", "examples", "settings", "norm_end", "versions")}
+    prompt = replace(t.start, vectors=v.to(t.lm.device), info=t.start.info | dict(steps=at_step, **brief))
     return Run(prompt, pd.DataFrame(t.rows), torch.stack([c for _, c in t.kept]), [s for s, _ in t.kept], record)
 
 # %% ../../nbs/training/03_tuning.ipynb #c013
-def tune(lm: FrozenLM, # the model
-         prompt: SoftPrompt, # where to start, as `SoftPrompt.init` gives it; it is not changed
-         examples: Sequence[Example], # what to learn
-         steps: int=80, # optimiser steps
-         batch_size: int=8, # examples a step
-         lr: float|None=None, # AdamW's peak rate; None for half the embedding table's scale
-         seed: int=0, # order of the examples
-         regularizer: Callable|None=None, # (n, d) float32 vectors -> scalar, added to the loss
-         callbacks: Sequence[Callback]=(), # watchers, see training.callbacks
-         valid: Sequence[Example]|None=None, # held-out examples; the prompt with the least loss on them is kept
-         progress: bool=True, # show a bar with an estimate?
-         **settings, # further fields of `Settings`: warmup, schedule, weight_decay, checkpoints, eval_every, shared_prefix
-) -> Run:
-    "Train a prompt; an interrupt gives the best prompt so far. Raises ValueError for data that does not fit, TuningDiverged (with the run so far) for a loss that is no number."
-    s = Settings(steps=steps, batch_size=batch_size, lr=lr, seed=seed, **settings)
-    t = _prepare(lm, prompt, examples, valid, s, regularizer)
-    callbacks = [*([Progress()] if progress else []), *callbacks]
-    ended, start = "all steps done", time.perf_counter()
-    try:
-        for c in callbacks: c.before_fit(t)
-        while t.step < t.steps and not t.stop:
-            _step(t)
-            _keep(t)
-            for c in callbacks: c.after_step(t)
-        if t.stop: ended = f"stopped: {t.stop}"
-    except KeyboardInterrupt: ended = f"interrupted at step {t.step}; the best prompt so far is that of step {t.best[2]}"
-    except FloatingPointError as e: ended = str(e)
-    finally:
-        t.seconds = time.perf_counter() - start
-        for c in callbacks: c.after_fit(t)
-    run = _result(t, examples, ended)
-    if ended.startswith("The loss"): raise TuningDiverged(f"{ended} The best prompt so far (step {t.best[2]}) is in the exception's .run.", run)
-    if ended.startswith("interrupted"): print(ended)
-    return run
-
 def _prepare(lm, prompt, examples, valid, s, regularizer):
     "Checked and encoded data for the loop."
     if not isinstance(prompt, SoftPrompt): raise ValueError(f"prompt is a {type(prompt).__name__}: give a SoftPrompt, such as SoftPrompt.init(lm, n=10).")
@@ -186,3 +159,42 @@ def _prepare(lm, prompt, examples, valid, s, regularizer):
     rows = encode_at(lm, examples, prompt.at)
     check_lengths(lm, rows, prompt.n)
     return Tuning(lm, prompt, rows, valid, s, regularizer)
+
+def _loop(t, callbacks):
+    "All steps, or as far as it goes; notes in `t.outcome` and `t.ended` how it ended."
+    start = time.perf_counter()
+    try:
+        for c in callbacks: c.before_fit(t)
+        while t.step < t.steps and not t.stop:
+            _step(t)
+            _keep(t)
+            for c in callbacks: c.after_step(t)
+        if t.stop: t.outcome, t.ended = "stopped", f"stopped: {t.stop}"
+    except KeyboardInterrupt: t.outcome, t.ended = "interrupted", f"Interrupted at step {t.step}; the prompt is the best so far, that of step {t.best[2]}."
+    except FloatingPointError as e: t.outcome, t.ended = "diverged", str(e)
+    finally:
+        t.seconds = time.perf_counter() - start
+        for c in callbacks: c.after_fit(t)
+
+# %% ../../nbs/training/03_tuning.ipynb #c014
+def tune(lm: FrozenLM, # the model
+         prompt: SoftPrompt, # where to start, as `SoftPrompt.init` gives it; it is not changed
+         examples: Sequence[Example], # what to learn
+         steps: int=80, # optimiser steps
+         batch_size: int=8, # examples a step
+         lr: float|None=None, # AdamW's peak rate; None for RELATIVE_LR times the embedding table's scale
+         seed: int=0, # order of the examples
+         regularizer: Callable|None=None, # (n, d) float32 vectors -> scalar, added to the loss
+         callbacks: Sequence[Callback]=(), # watchers, see training.callbacks
+         valid: Sequence[Example]|None=None, # held-out examples; the prompt with the least loss on them is kept
+         progress: bool=True, # show a bar with an estimate?
+         **settings, # further fields of `Settings`: warmup, schedule, weight_decay, checkpoints, eval_every, shared_prefix
+) -> Run:
+    "Train a prompt; an interrupt gives the best so far. Raises ValueError for data that does not fit, TuningDiverged (with the run so far) for a loss that is no number."
+    s = Settings(steps=steps, batch_size=batch_size, lr=lr, seed=seed, **settings)
+    t = _prepare(lm, prompt, examples, valid, s, regularizer)
+    _loop(t, [*([Progress()] if progress else []), *callbacks])
+    run = _result(t, examples)
+    if t.outcome == "diverged": raise TuningDiverged(f"{t.ended} The best prompt so far (step {t.best[2]}) is in this exception's .run.", run)
+    if t.outcome == "interrupted": print(t.ended)
+    return run

@@ -1,0 +1,63 @@
+"""Examples from everywhere, and what is refused."""
+import json
+
+import datasets
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from families import tiny
+from softprompt_nb.data import Example, collate, encode, encode_at, load_examples
+
+ROWS = [dict(q="one", a="uno"), dict(q="two, \"three\"", a="dos"), dict(q="línea", a="straße\n2")]
+FORMAT = ("word : {q}", " {a}")
+WANT = [Example(f"word : {r['q']}", f" {r['a']}") for r in ROWS]
+
+
+@pytest.mark.parametrize("kind", ["list", "jsonl", "json", "csv", "tsv", "parquet", "dataset", "pairs", "examples", "callable"])
+def test_every_source_gives_the_same_examples(kind, tmp_path):
+    df, path, fmt = pd.DataFrame(ROWS), tmp_path/f"x.{kind}", FORMAT
+    if kind == "jsonl": path.write_text("\n".join(map(json.dumps, ROWS)))
+    elif kind == "json": path.write_text(json.dumps(ROWS))
+    elif kind == "csv": df.to_csv(path, index=False)
+    elif kind == "tsv": df.to_csv(path, index=False, sep="\t")
+    elif kind == "parquet": df.to_parquet(path)
+    else: path = dict(list=ROWS, dataset=datasets.Dataset.from_list(ROWS), pairs=[(e.input, e.target) for e in WANT], examples=WANT, callable=ROWS)[kind]
+    if kind == "callable": fmt = lambda r: Example(f"word : {r['q']}", f" {r['a']}")
+    assert load_examples(path, format=fmt) == WANT
+    assert load_examples(path, format=fmt, limit=2) == WANT[:2]
+
+
+@pytest.mark.parametrize("source,kw,words", [
+    ([], {}, "no rows"), ([("a", "")], {}, "Row 0 has an empty target"), ([("a", "b"), ("a", "  ")], {}, "Row 1"), ([3], {}, "Row 0 is int"),
+    (ROWS, dict(format=("{nope}", "{a}")), "'nope'"), (ROWS, {}, "'input', 'target'"), (ROWS, dict(format="{q}"), "two templates"),
+    ("nowhere.csv", {}, "no file"), ([Example("a", 3)], {}, "two texts")])
+def test_bad_sources_are_refused(source, kw, words):
+    with pytest.raises(ValueError if source != "nowhere.csv" else FileNotFoundError, match=words): load_examples(source, **kw)
+
+
+def test_an_unknown_hub_name_says_what_was_tried():
+    with pytest.raises(ValueError, match="neither a file"): load_examples("nobody/no-such-data-set")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20), st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=10))
+def test_encoding_keeps_the_text_and_the_border(a, b):
+    lm = tiny("gpt2")
+    e = encode(lm, Example(a, b))
+    assert lm.tokenizer.decode(e.ids[:e.n_input]) == a and lm.tokenizer.decode(e.ids[e.n_input:-1]) == b and e.ids[-1] == lm.tokenizer.eos_token_id
+
+
+def test_bad_batches_are_refused():
+    lm = tiny("gpt2")
+    ok = Example("a", "b")
+    for examples, kw, words in (([], {}, "no examples"), ([ok, Example("a", "")], {}, "Row 1"), ([ok, Example("x"*200, "y")], {}, "Row 1 has 202 tokens.*limit of 128"),
+                                ([ok], dict(at=5), "Row 0.*token 5"), ([ok], dict(at="middle"), "no place"), ([ok], dict(at=[0, 1]), "2 places for 1"), ([ok], dict(at="chat"), "no chat template"),
+                                ([ok], dict(padding_side="up"), "padding_side"), ([ok], dict(n_prompt=126), "limit of 128")):
+        with pytest.raises(ValueError, match=words): collate(lm, examples, **kw)
+
+
+def test_a_place_for_each_row():
+    lm = tiny("gpt2")
+    assert [e.place for e in encode_at(lm, [Example("abc", "d"), Example("ef", "g")], at=[2, "before_answer"])] == [2, 2]
