@@ -56,9 +56,10 @@ def loss_on(lm: FrozenLM, # the model
             prompt: SoftPrompt|torch.Tensor|None, # a prompt, or None for the model alone
             examples: Sequence[Example], # inputs and targets
             batch_size: int=64, # rows a pass
+            end: bool=True, # does the end-of-text token count as part of each target?
 ) -> Measured: # nats per target token, with a bootstrap interval over examples
     "Mean cross-entropy over target tokens, with its interval."
-    total, count = target_logprobs(lm, prompt, examples, batch_size)
+    total, count = target_logprobs(lm, prompt, examples, batch_size, end)
     return mean(-total/count, weights=count)
 
 # %% ../../nbs/training/01_inference.ipynb #c009

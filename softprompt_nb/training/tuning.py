@@ -37,6 +37,7 @@ class Settings:
     weight_decay: float = 0. # AdamW's
     checkpoints: int = 20 # prompts kept along the way, besides the first
     eval_every: int = 10 # steps between losses on `valid`
+    end: bool = True # does the end-of-text token close each target, so that the prompt learns to stop?
     shared_prefix: bool = True # compute the prompt once for all rows of a batch?
 
     def __post_init__(self):
@@ -116,7 +117,7 @@ def _step(t):
 def _keep(t):
     "Checkpoint and best prompt after a step."
     if t.valid and (t.step % t.settings.eval_every == 0 or t.step == t.steps):
-        t.row["valid"] = loss_on(t.lm, t.vectors.detach() if t.start.at == "start" else replace(t.start, vectors=t.vectors), t.valid).value
+        t.row["valid"] = loss_on(t.lm, replace(t.start, vectors=t.vectors), t.valid, end=t.settings.end).value
     score = t.row.get("valid") if t.valid else t.row["smooth"]
     if score is not None and score < t.best[0]: t.best = (score, t.copy(), t.step)
     if t.step in t.keep_at: t.kept.append((t.step, t.copy()))
@@ -156,7 +157,7 @@ def _prepare(lm, prompt, examples, valid, s, regularizer):
     if not isinstance(prompt, SoftPrompt): raise ValueError(f"prompt is a {type(prompt).__name__}: give a SoftPrompt, such as SoftPrompt.init(lm, n=10).")
     if prompt.vectors.shape[1] != lm.d_model: raise ValueError(f"The prompt is {prompt.vectors.shape[1]} wide and {lm.name} is {lm.d_model} wide: make it with SoftPrompt.init for this model.")
     if not len(examples): raise ValueError("There are no examples to learn from: at least one is needed.")
-    rows = encode_at(lm, examples, prompt.at)
+    rows = encode_at(lm, examples, prompt.at, s.end)
     check_lengths(lm, rows, prompt.n)
     return Tuning(lm, prompt, rows, valid, s, regularizer)
 
@@ -188,7 +189,7 @@ def tune(lm: FrozenLM, # the model
          callbacks: Sequence[Callback]=(), # watchers, see training.callbacks
          valid: Sequence[Example]|None=None, # held-out examples; the prompt with the least loss on them is kept
          progress: bool=True, # show a bar with an estimate?
-         **settings, # further fields of `Settings`: warmup, schedule, weight_decay, checkpoints, eval_every, shared_prefix
+         **settings, # further fields of `Settings`: warmup, schedule, weight_decay, checkpoints, eval_every, end, shared_prefix
 ) -> Run:
     "Train a prompt; an interrupt gives the best so far. Raises ValueError for data that does not fit, TuningDiverged (with the run so far) for a loss that is no number."
     s = Settings(steps=steps, batch_size=batch_size, lr=lr, seed=seed, **settings)
