@@ -185,8 +185,6 @@ class Batch:
 
     def __len__(self): return len(self.input_ids)
     def to(self, device): return Batch(*(getattr(self, f).to(device) for f in ("input_ids", "attention_mask", "labels", "place")))
-    @property
-    def padded_left(self): return bool((self.attention_mask[:, -1] == 1).all() and (self.attention_mask[:, 0] == 0).any())
     def __repr__(self):
         return f"Batch of {len(self)} rows x {self.input_ids.shape[1]} positions, {int(self.attention_mask.sum())} tokens, {int((self.labels != -100).sum())} with loss"
 
@@ -224,8 +222,10 @@ def collate(lm: FrozenLM, # whose tokenizer, pad token and device
 def check_lengths(lm: FrozenLM, # whose context
                   rows: Sequence[Encoded], # encoded examples
                   n_prompt: int=0, # prompt vectors that must fit as well
+                  n_new: int=0, # tokens to be generated that must fit as well
 ):
     "Raises ValueError naming the first row that does not fit in the model's context beside the prompt."
     for i, r in enumerate(rows):
-        if lm.max_length is not None and len(r.ids) + n_prompt > lm.max_length:
-            raise ValueError(f"Row {i} has {len(r.ids)} tokens, and with {n_prompt} prompt vectors that is over this model's limit of {lm.max_length}: shorten the row or the prompt.")
+        if lm.max_length is not None and len(r.ids) + n_prompt + n_new > lm.max_length:
+            more = f"{n_prompt} prompt vectors" + (f" and {n_new} new tokens" if n_new else "")
+            raise ValueError(f"Row {i} has {len(r.ids)} tokens, and with {more} that is over this model's limit of {lm.max_length}: shorten the row or the prompt.")

@@ -61,3 +61,10 @@ def test_bad_batches_are_refused():
 def test_a_place_for_each_row():
     lm = tiny("gpt2")
     assert [e.place for e in encode_at(lm, [Example("abc", "d"), Example("ef", "g")], at=[2, "before_answer"])] == [2, 2]
+
+
+def test_a_target_of_no_tokens_is_refused():
+    from tokenizers import normalizers
+    lm = tiny("gpt2")
+    lm.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("~", "")
+    with pytest.raises(ValueError, match="Row 1: the target '~~' tokenizes to nothing"): collate(lm, [Example("a", "b"), Example("a", "~~")])

@@ -103,16 +103,19 @@ def test_common_head_after_bos_is_shared():
     assert assemble(lm, v, batch).inputs_embeds[0, 0].equal(lm.embed(torch.tensor(2)))
 
 
-def test_chat_template_places_prompt_inside_the_turn():
-    lm = tiny("llama")
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_chat_template_places_prompt_inside_the_turn(name, side):
+    lm = tiny(name)
     lm.tokenizer.chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}[/]{% endfor %}{% if add_generation_prompt %}[bot]{% endif %}"
     prefix = lm.tokenizer("PROMPT")["input_ids"]
     for at, text in (("chat", "[user]PROMPTabc[/][bot] de"), ("chat_end", "[user]abcPROMPT[/][bot] de")):
-        batch = collate(lm, EXAMPLES[:1], at=at)
+        batch = collate(lm, EXAMPLES, at=at, padding_side=side)
         ids = lm.tokenizer(text)["input_ids"] + [1]
         with torch.no_grad():
             want = lm.model(torch.tensor([ids])).logits[0, -5:-1]
-            assert close(target_logits(lm, lm.embed(torch.tensor(prefix)), batch)[0], want)
+            for shared in (True, False): assert close(target_logits(lm, lm.embed(torch.tensor(prefix)), batch, shared)[0][:4], want)
+        assert (common_head(batch) is not None) == (at == "chat")
 
 
 def test_target_without_input_is_predicted_by_the_prompt():

@@ -23,7 +23,7 @@ def _in_notebook():
     "Is there a front end that can update what it shows?"
     try: from IPython import get_ipython
     except ImportError: return False
-    return type(get_ipython()).__name__ == "ZMQInteractiveShell"
+    return getattr(get_ipython(), "kernel", None) is not None
 
 def spark(values, # numbers
           width: int=240, # pixels

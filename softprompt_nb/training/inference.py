@@ -112,7 +112,7 @@ def generate(lm: FrozenLM, # the model
     if kw.get("num_return_sequences", 1) > 1: raise ValueError("generate gives one continuation for each text: for several, repeat the text in the list.")
     vectors, at = _split(lm, prompt)
     rows = [encode_context(lm, t, at, i) for i, t in enumerate([texts] if isinstance(texts, str) else texts)]
-    check_lengths(lm, rows, max_new_tokens + (0 if vectors is None else len(vectors)))
+    check_lengths(lm, rows, 0 if vectors is None else len(vectors), max_new_tokens)
     kw = dict(max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=lm.pad_id, eos_token_id=lm.tokenizer.eos_token_id) | kw
     out = [None]*len(rows)
     for ids in _by_length([len(r.ids) for r in rows], batch_size):

@@ -8,7 +8,7 @@ __all__ = ['RELATIVE_LR', 'Settings', 'Run', 'TuningDiverged', 'Tuning', 'data_f
 # %% ../../nbs/training/03_tuning.ipynb #c003
 import hashlib, json, math, platform, time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 import torch
@@ -49,7 +49,7 @@ class Settings:
         warm = min(1., step/max(1, min(self.warmup, self.steps)))
         return peak*warm*(1. if self.schedule == "constant" else .5*(1+math.cos(math.pi*(step-1)/self.steps)))
 
-# %% ../../nbs/training/03_tuning.ipynb #c008
+# %% ../../nbs/training/03_tuning.ipynb #c009
 @dataclass
 class Run:
     "What `tune` gives back."
@@ -73,7 +73,7 @@ class TuningDiverged(RuntimeError):
     "The loss is no longer a number; `run` holds what there was before."
     def __init__(self, message, run): super().__init__(message); self.run = run
 
-# %% ../../nbs/training/03_tuning.ipynb #c010
+# %% ../../nbs/training/03_tuning.ipynb #c011
 class Tuning:
     "A tuning in progress: what callbacks see."
     def __init__(self, lm, prompt, rows, valid, settings, regularizer):
@@ -95,7 +95,7 @@ class Tuning:
         take, self.queue = self.queue[:B], self.queue[B:]
         return pad_rows(self.lm, [self.data[i] for i in take])
 
-# %% ../../nbs/training/03_tuning.ipynb #c011
+# %% ../../nbs/training/03_tuning.ipynb #c012
 def _step(t):
     "One optimiser step; fills `t.row`."
     s = t.settings
@@ -122,7 +122,7 @@ def _keep(t):
     if score is not None and score < t.best[0]: t.best = (score, t.copy(), t.step)
     if t.step in t.keep_at: t.kept.append((t.step, t.copy()))
 
-# %% ../../nbs/training/03_tuning.ipynb #c012
+# %% ../../nbs/training/03_tuning.ipynb #c013
 def data_fingerprint(examples: Sequence[Example], # inputs and targets
 ) -> str:
     "A hash of a data set's texts in their order."
@@ -151,7 +151,7 @@ def _result(t, examples):
     prompt = replace(t.start, vectors=v.to(t.lm.device), info=t.start.info | dict(steps=at_step, **brief))
     return Run(prompt, pd.DataFrame(t.rows), torch.stack([c for _, c in t.kept]), [s for s, _ in t.kept], record)
 
-# %% ../../nbs/training/03_tuning.ipynb #c013
+# %% ../../nbs/training/03_tuning.ipynb #c014
 def _prepare(lm, prompt, examples, valid, s, regularizer):
     "Checked and encoded data for the loop."
     if not isinstance(prompt, SoftPrompt): raise ValueError(f"prompt is a {type(prompt).__name__}: give a SoftPrompt, such as SoftPrompt.init(lm, n=10).")
@@ -177,7 +177,7 @@ def _loop(t, callbacks):
         t.seconds = time.perf_counter() - start
         for c in callbacks: c.after_fit(t)
 
-# %% ../../nbs/training/03_tuning.ipynb #c014
+# %% ../../nbs/training/03_tuning.ipynb #c015
 def tune(lm: FrozenLM, # the model
          prompt: SoftPrompt, # where to start, as `SoftPrompt.init` gives it; it is not changed
          examples: Sequence[Example], # what to learn
