@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .lm import FrozenLM
+
 import datasets
 import torch
-
-from .lm import FrozenLM
 
 # %% ../nbs/02_data.ipynb #c004
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Encoded:
     n_input: int # how many of them belong to the input (beginning-of-text included)
     place: int = 0 # how many of them stand in front of the prompt
 
-def _ids(lm, text, special=True): return lm.tokenizer(text, add_special_tokens=special)["input_ids"]
+def _ids(lm, text, special=True): return lm.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
 
 def encode(lm: FrozenLM, # whose tokenizer
            example: Example, # input and target

@@ -10,11 +10,10 @@ import hashlib, json, os, socket
 from functools import cached_property
 from pathlib import Path
 
+import softprompt_nb
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
-
-import softprompt_nb
 
 # %% ../nbs/00_lm.ipynb #c005
 LAB = Path(softprompt_nb.__file__).parent/"lab"/"models"

@@ -19,8 +19,8 @@ def axes(ax=None, # where to draw; None for a new figure
 ):
     "A bare axis in the house style."
     if ax is not None: return ax
-    with plt.rc_context({"font.size": 10}):
-        with sns.axes_style("ticks"): fig, ax = plt.subplots(figsize=size, dpi=100, layout="constrained")
+    fig = plt.figure(figsize=size, dpi=100, layout="constrained") # outside the style's context, which would undo what a notebook's backend sets on first use
+    with sns.axes_style("ticks"): ax = fig.add_subplot()
     sns.despine(ax=ax)
     return ax
 

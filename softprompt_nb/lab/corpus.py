@@ -11,7 +11,8 @@ __all__ = ['STATEMENTS', 'NAMES', 'OPENINGS', 'ENDINGS', 'BASE', 'INSTRUCT', 'FA
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from functools import cache
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -139,6 +140,7 @@ def train_tokenizer(texts, # an iterable of strings
     tok.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[EOS, PAD], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
     return PreTrainedTokenizerFast(tokenizer_object=tok, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False, model_max_length=256)
 
+@cache
 def lab_tokenizer(seed=0, # of the corpus that it is trained on
                   vocab_size=3072,
                   n=20_000, # documents of each mixture

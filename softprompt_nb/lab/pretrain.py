@@ -210,7 +210,7 @@ def answers_exactly(model, tok,
     return torch.tensor(right)
 
 # %% ../../nbs/lab/02_pretrain.ipynb #c025
-def accuracy(model, tok, n=200, seed=0, shots=5):
+def accuracy(model, tok, n=100, seed=0, shots=5):
     "Exact match on held-out items by task: with the instruction, with solved examples, and with the bare input; a row a task."
     out = []
     for task in TASKS.values():
@@ -220,11 +220,11 @@ def accuracy(model, tok, n=200, seed=0, shots=5):
         out.append(dict(task=task.name, kind=task.kind, n=len(items), **{how: p.value for how, p in hits.items()}, low=hits['instruction'].low, high=hits['instruction'].high))
     return pd.DataFrame(out)
 
-# %% ../../nbs/lab/02_pretrain.ipynb #c028
+# %% ../../nbs/lab/02_pretrain.ipynb #c029
 def _versions(): return dict(torch=torch.__version__, transformers=transformers.__version__)
 
 def ship(run, # a finished `Pretrained`
-         folder, n=200, # items of each open task to measure accuracy on
+         folder, n=100, # items of each open task to measure accuracy on
         )->pd.DataFrame:
     "Write the model as a Hugging Face folder with its manifest; returns the table of accuracies."
     half = GPTNeoXForCausalLM(run.model.config).half()
@@ -239,7 +239,7 @@ def ship(run, # a finished `Pretrained`
     _swap_in(Path(folder), write)
     return table
 
-# %% ../../nbs/lab/02_pretrain.ipynb #c029
+# %% ../../nbs/lab/02_pretrain.ipynb #c030
 def manifest(name="lab-instruct-s", # of a shipped model, or a folder
             )->dict:
     "The record of a model that `ship` wrote; an unknown name raises `FileNotFoundError`."

@@ -11,13 +11,13 @@ import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+from ..data import Batch
+from ..lm import FrozenLM
+
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
-
-from ..data import Batch
-from ..lm import FrozenLM
 
 # %% ../../nbs/training/00_forward.ipynb #c005
 @dataclass

@@ -10,11 +10,12 @@ import hashlib, json, math, platform, time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from .. import __version__
+
 import pandas as pd
 import torch
 import transformers
 
-from .. import __version__
 from ..data import Example, check_lengths, encode_at, pad_rows
 from ..lm import FrozenLM
 from ..prompts import SoftPrompt
