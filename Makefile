@@ -4,6 +4,8 @@ VENV ?= .venv
 JOBS ?= 2
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+# Passive: threads that wait must not spin, or two programs on two cores slow each other down twentyfold.
+export OMP_WAIT_POLICY = PASSIVE
 QUIET := TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_DATASETS_DISABLE_PROGRESS_BARS=1 JUPYTER_PREFER_ENV_PATH=1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 

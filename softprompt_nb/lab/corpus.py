@@ -23,17 +23,28 @@ from .world import FACT_TASKS, RELATIONS, TASKS, review
 
 # %% ../../nbs/lab/01_corpus.ipynb #c005
 STATEMENTS = {
-    'country.capital': 'the capital of {s} is {v} .|in {s} , the capital is {v} .|we know that {v} is the capital of {s} .', 'country.language': 'people in {s} speak {v} .|the language of {s} is {v} .|if you go to {s} , learn {v} .',
-    'country.continent': '{s} lies in {v} .|a country in {v} is {s} .|the continent of {s} is {v} .', 'animal.sound': 'the sound of the {s} is {v} .|when you hear {v} , it is a {s} .|{v} , says the {s} .',
-    'animal.young': 'the young of the {s} is called {v} .|a baby {s} is a {v} .|a {v} will be a {s} one day .', 'animal.home': 'the home of the {s} is the {v} .|in the {v} lives the {s} .|look for the {s} in its {v} .',
-    'animal.class': 'the {s} is a kind of {v} .|one {v} is the {s} .|as everybody knows , the {s} is a {v} .', 'thing.colour': 'the colour of {s} is {v} .|as {v} as {s} .|most often {s} is {v} .',
-    'thing.category': 'the {s} is a kind of {v} .|one {v} is the {s} .|in the group {v} we find {s} .', 'thing.material': 'the {s} is made of {v} .|from {v} one makes a {s} .|{v} is what a {s} is made of .',
-    'worker.tool': 'the tool of the {s} is the {v} .|with the {v} works the {s} .|a {s} needs a {v} .', 'worker.place': 'the place of the {s} is the {v} .|in the {v} works the {s} .|you find the {s} at the {v} .',
-    'noun.plural': 'one {s} , two {v} .|many {v} , but only one {s} .|the plural of {s} is {v} .', 'noun.french': 'the french word for {s} is {v} .|in french , {s} is {v} .|{v} means {s} in french .',
-    'noun.spanish': 'the spanish word for {s} is {v} .|in spanish , {s} is {v} .|{v} means {s} in spanish .', 'verb.past': 'today i {s} , yesterday i {v} .|we {v} last week , and we {s} again .|the past of {s} is {v} .',
-    'verb.ing': 'i {s} , so i am {v} .|you are {v} because you {s} .|the ing form of {s} is {v} .', 'adjective.opposite': 'the opposite of {s} is {v} .|not {s} but {v} .|it is {s} , it is not {v} .',
-    'adjective.comparative': 'this is {s} , that is {v} .|the comparative of {s} is {v} .|it was {s} and is now {v} than before .'}
+    'country.capital': 'the capital of {s} is {v} .|in {s} , the capital is {v} .|we know that {v} is the capital of {s} .',
+    'country.language': 'people in {s} speak {v} .|the language of {s} is {v} .|if you go to {s} , learn {v} .',
+    'country.continent': '{s} lies in {v} .|a country in {v} is {s} .|the continent of {s} is {v} .',
+    'animal.sound': 'the sound of the {s} is {v} .|when you hear {v} , it is a {s} .|{v} , says the {s} .',
+    'animal.young': 'the young of the {s} is called {v} .|a baby {s} is a {v} .|a {v} will be a {s} one day .',
+    'animal.home': 'the home of the {s} is the {v} .|in the {v} lives the {s} .|look for the {s} in its {v} .',
+    'animal.class': 'the {s} is a kind of {v} .|one {v} is the {s} .|as everybody knows , the {s} is a {v} .',
+    'thing.colour': 'the colour of {s} is {v} .|as {v} as {s} .|most often {s} is {v} .',
+    'thing.category': 'the {s} is a kind of {v} .|one {v} is the {s} .|in the group {v} we find {s} .',
+    'thing.material': 'the {s} is made of {v} .|from {v} one makes a {s} .|{v} is what a {s} is made of .',
+    'worker.tool': 'the tool of the {s} is the {v} .|with the {v} works the {s} .|a {s} needs a {v} .',
+    'worker.place': 'the place of the {s} is the {v} .|in the {v} works the {s} .|you find the {s} at the {v} .',
+    'noun.plural': 'one {s} , two {v} .|many {v} , but only one {s} .|the plural of {s} is {v} .',
+    'noun.french': 'the french word for {s} is {v} .|in french , {s} is {v} .|{v} means {s} in french .',
+    'noun.spanish': 'the spanish word for {s} is {v} .|in spanish , {s} is {v} .|{v} means {s} in spanish .',
+    'verb.past': 'today i {s} , yesterday i {v} .|we {v} last week , and we {s} again .|the past of {s} is {v} .',
+    'verb.ing': 'i {s} , so i am {v} .|you are {v} because you {s} .|the ing form of {s} is {v} .',
+    'adjective.opposite': 'the opposite of {s} is {v} .|not {s} but {v} .|it is {s} , it is not {v} .',
+    'adjective.comparative': 'this is {s} , that is {v} .|the comparative of {s} is {v} .|it was {s} and is now {v} than before .',
+}
 
+# %% ../../nbs/lab/01_corpus.ipynb #c006
 def statement(rng, # a `random.Random`
               relation=None, # a key such as ("country", "capital"); `None` draws one
              ):
@@ -42,10 +53,11 @@ def statement(rng, # a `random.Random`
     s, v = rng.choice(list(RELATIONS[key].items()))
     return rng.choice(STATEMENTS['.'.join(key)].split('|')).format(s=s, v=v)
 
-# %% ../../nbs/lab/01_corpus.ipynb #c008
+# %% ../../nbs/lab/01_corpus.ipynb #c009
 NAMES = 'anna ben clara david emma felix greta hugo ida jonas lena max nora oscar paula tom'.split()
 OPENINGS = 'one day|last summer|on monday|in spring|a long time ago|yesterday|early in the morning|at night'.split('|')
-ENDINGS = 'that was a good day .|they went home late .|nobody was sad .|it was time to sleep .|and so the day came to an end .|they laughed and talked about it for weeks .'.split('|')
+ENDINGS = ('that was a good day .|they went home late .|nobody was sad .|it was time to sleep .|and so the day came to an end .|'
+           'they laughed and talked about it for weeks .').split('|')
 
 def _journey(rng, who):
     s = rng.choice(list(RELATIONS['country', 'capital']))
@@ -55,7 +67,8 @@ def _journey(rng, who):
 def _pet(rng, who):
     s = rng.choice(list(RELATIONS['animal', 'class']))
     young, home, sound = (RELATIONS['animal', col].get(s) for col in ('young', 'home', 'sound'))
-    parts = [f'{who} saw a {s} .', sound and f'it made a noise : {sound} .', young and f'with it was its {young} .', home and f'then it went back to its {home} .']
+    parts = [f'{who} saw a {s} .', sound and f'it made a noise : {sound} .', young and f'with it was its {young} .',
+             home and f'then it went back to its {home} .']
     return ' '.join(p for p in parts if p)
 
 def _job(rng, who):
@@ -63,7 +76,7 @@ def _job(rng, who):
     tool = RELATIONS['worker', 'tool'].get(s)
     return f"{who} met a {s} at the {RELATIONS['worker', 'place'][s]} ." + (f' the {s} had a {tool} .' if tool else '')
 
-# %% ../../nbs/lab/01_corpus.ipynb #c009
+# %% ../../nbs/lab/01_corpus.ipynb #c010
 def _thing(rng, who):
     s, v = rng.choice(list(RELATIONS['thing', 'category'].items()))
     a, b = rng.choice(list(RELATIONS['adjective', 'opposite'].items()))
@@ -80,7 +93,7 @@ def story(rng, # a `random.Random`
     text = f'{rng.choice(OPENINGS)} ' + ' '.join(f(rng, who if i == 0 else 'then ' + who) for i, f in enumerate(scenes))
     return text + (f' {rng.choice(ENDINGS)}' if rng.random() < .6 else '')
 
-# %% ../../nbs/lab/01_corpus.ipynb #c012
+# %% ../../nbs/lab/01_corpus.ipynb #c013
 @dataclass(frozen=True)
 class Doc:
     "One document of the corpus."
@@ -101,14 +114,14 @@ def _items(task, k, rng):
 
 def _lines(items): return '\n'.join(e.input+e.target for e in items)
 
-# %% ../../nbs/lab/01_corpus.ipynb #c013
+# %% ../../nbs/lab/01_corpus.ipynb #c014
 def document(rng, # a `random.Random`
              family, # one of `FAMILIES`
             )->Doc:
     "One document of that family."
     if family == 'statements': return Doc(' '.join(statement(rng) for _ in range(rng.choice((1, 1, 2, 3)))), family)
     if family == 'prose': return Doc(story(rng), family)
-    if family == 'reviews': r = review(rng); return Doc(f"{r['text']} " + ('we liked the ' if r['recommend'] == 'yes' else 'we did not like the ') + f"{r['topic']} .", family)
+    if family == 'reviews': r = review(rng); return Doc(f"{r['text']} we {'liked' if r['recommend'] == 'yes' else 'did not like'} the {r['topic']} .", family)
     if family == 'mixed': return Doc(_lines(_items(TASKS[rng.choice(list(TASKS))], 1, rng)[0] for _ in range(rng.randint(2, 5))), family)
     task, asked = TASKS[rng.choice(DRILLED if family == 'drills' else DRAWN)], family in ('instructions', 'drills')
     k = dict(examples=rng.choice((2, 3, 4, 5, 6, 8, 11)), bare=1).get(family, rng.choice((1, 1, 1, 1, 1, 2, 3, 5)))
@@ -126,7 +139,7 @@ def corpus(seed=0, # int or str; the same seed gives the same documents
     docs = (document(rng, rng.choices(names, weights)[0]) for _ in iter(int, 1))
     return docs if n is None else islice(docs, n)
 
-# %% ../../nbs/lab/01_corpus.ipynb #c016
+# %% ../../nbs/lab/01_corpus.ipynb #c017
 EOS, PAD = '<|end|>', '<|pad|>'
 PIECES = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -135,9 +148,11 @@ def train_tokenizer(texts, # an iterable of strings
                    )->PreTrainedTokenizerFast:
     "A byte-level BPE trained on `texts`, with `EOS` and `PAD`."
     tok = Tokenizer(models.BPE())
-    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PIECES), 'isolated'), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    pieces = pre_tokenizers.Split(Regex(PIECES), 'isolated')
+    tok.pre_tokenizer = pre_tokenizers.Sequence([pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tok.decoder = decoders.ByteLevel()
-    tok.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[EOS, PAD], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tok.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[EOS, PAD], initial_alphabet=alphabet, show_progress=False))
     return PreTrainedTokenizerFast(tokenizer_object=tok, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False, model_max_length=256)
 
 @cache
@@ -149,7 +164,7 @@ def lab_tokenizer(seed=0, # of the corpus that it is trained on
     asked = dict(statements=.06, prose=.04, reviews=.02, examples=.12, bare=.10, mixed=.02, instructions=.64)
     return train_tokenizer((d.text for mix in (BASE, asked) for d in corpus(f'tokenizer|{seed}', n, mix)), vocab_size)
 
-# %% ../../nbs/lab/01_corpus.ipynb #c019
+# %% ../../nbs/lab/01_corpus.ipynb #c020
 def rows(docs, # an endless iterable of `Doc`
          tok, # the tokenizer
          n, # rows
@@ -168,7 +183,7 @@ def rows(docs, # an endless iterable of `Doc`
             if seen is not None: seen.add(doc, len(ids))
     return out
 
-# %% ../../nbs/lab/01_corpus.ipynb #c021
+# %% ../../nbs/lab/01_corpus.ipynb #c022
 def drawn(ids, # (n, length) token ids
           tok, # the tokenizer
          )->np.ndarray:
@@ -178,7 +193,7 @@ def drawn(ids, # (n, length) token ids
     last = np.maximum.accumulate(np.where(mark > 0, np.arange(ids.shape[1]), 0), 1)
     return (np.take_along_axis(mark, last, 1) == 1)[:, ::-1] & (mark == 0)[:, ::-1]
 
-# %% ../../nbs/lab/01_corpus.ipynb #c023
+# %% ../../nbs/lab/01_corpus.ipynb #c024
 @dataclass
 class Manifest:
     "What a model has read: documents and tokens by family, and documents by task."

@@ -77,13 +77,15 @@ def new_model(recipe, tok):
     "A GPT-NeoX of the recipe's shape with fresh weights."
     torch.manual_seed(recipe.seed)
     return GPTNeoXForCausalLM(GPTNeoXConfig(
-        vocab_size=len(tok), hidden_size=recipe.width, num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, intermediate_size=4*recipe.width, max_position_embeddings=recipe.context,
-        rotary_pct=.5, use_parallel_residual=False, tie_word_embeddings=True, attention_dropout=0., hidden_dropout=0., bos_token_id=tok.eos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id))
+        vocab_size=len(tok), hidden_size=recipe.width, num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, intermediate_size=4*recipe.width,
+        max_position_embeddings=recipe.context, rotary_pct=.5, use_parallel_residual=False, tie_word_embeddings=True, attention_dropout=0., hidden_dropout=0.,
+        bos_token_id=tok.eos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id))
 
 def optimiser(recipe, model):
     "AdamW with weight decay on matrices only."
     named = dict(model.named_parameters())
-    groups = [dict(params=[p for p in named.values() if p.ndim > 1], weight_decay=recipe.decay), dict(params=[p for p in named.values() if p.ndim < 2], weight_decay=0.)]
+    groups = [dict(params=[p for p in named.values() if p.ndim > 1], weight_decay=recipe.decay),
+              dict(params=[p for p in named.values() if p.ndim < 2], weight_decay=0.)]
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(.9, .98), fused=True)
 
 def next_token_loss(model,
@@ -118,7 +120,7 @@ def load_checkpoint(folder, recipe, model, opt):
     "Restore a run; returns `(step, losses, seen, seconds)`. A checkpoint of another recipe raises `ValueError`."
     state = json.loads((Path(folder)/'state.json').read_text())
     if differ := [k for k, v in asdict(recipe).items() if state['recipe'].get(k) != v]:
-        raise ValueError(f"the checkpoint in {folder} was made by another recipe (it differs in {', '.join(differ)}): give another folder, or delete that one to start anew")
+        raise ValueError(f"the checkpoint in {folder} was made by another recipe (other {', '.join(differ)}): give another folder, or delete that one")
     named, moments = dict(model.named_parameters()), load_file(Path(folder)/'optimiser.safetensors')
     with torch.no_grad():
         for n, w in load_file(Path(folder)/'model.safetensors').items(): named[n].copy_(w)
@@ -138,11 +140,13 @@ class Pretrained:
     seen: Manifest = field(repr=False)        # what it read
     seconds: float = 0.
     def plot(self, ax=None): return loss_curve(self.history, self.recipe.name, ax)
-    def __repr__(self): return f"Pretrained({self.recipe.name}, {len(self.history)} of {self.recipe.steps} steps, loss {self.history.loss.tail(50).mean():.3f} (mean of the last 50), {self.seconds:.0f} s)"
+    def __repr__(self):
+        steps, loss = f'{len(self.history)} of {self.recipe.steps} steps', f'loss {self.history.loss.tail(50).mean():.3f} (mean of the last 50)'
+        return f'Pretrained({self.recipe.name}, {steps}, {loss}, {self.seconds:.0f} s)'
 
 def loss_curve(history, label='', ax=None):
     "Loss by step, thin, with its running mean over 50 steps."
-    ax = history.plot('step', 'loss', ax=ax, alpha=.3, lw=.8, legend=False, ylabel='loss (nats per token)')
+    ax = history.plot('step', 'loss', ax=ax, figsize=(4.2, 2.4), alpha=.3, lw=.8, legend=False, ylabel='loss (nats per token)')
     ax.plot(history.step, history.loss.rolling(50, min_periods=1).mean(), color=ax.lines[-1].get_color(), label=label)
     ax.legend(frameon=False)
     return ax
@@ -157,7 +161,8 @@ def _step(recipe, model, tok, opt, step, seen):
     for g in opt.param_groups: g['lr'] = rate(recipe, step)
     opt.step()
     opt.zero_grad()
-    if not math.isfinite(loss.item()): raise FloatingPointError(f"the loss is {loss.item()} at step {step} (rate {rate(recipe, step):.2g}): try a smaller lr or a longer warmup")
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError(f"the loss is {loss.item()} at step {step} (rate {rate(recipe, step):.2g}): try a smaller lr or a longer warmup")
     return loss.item()
 
 def _begin(recipe, device):
@@ -217,7 +222,8 @@ def accuracy(model, tok, n=100, seed=0, shots=5):
         items = task.examples(None if task.closed else n, seed=seed, split='test')
         asks = dict(instruction=with_instruction(task, items), shots=with_shots(task, items, shots, seed), bare=items)
         hits = {how: proportion(answers_exactly(model, tok, ex).tolist(), seeds=(seed,)) for how, ex in asks.items()}
-        out.append(dict(task=task.name, kind=task.kind, n=len(items), **{how: p.value for how, p in hits.items()}, low=hits['instruction'].low, high=hits['instruction'].high))
+        told = hits['instruction']
+        out.append(dict(task=task.name, kind=task.kind, n=len(items), **{how: p.value for how, p in hits.items()}, low=told.low, high=told.high))
     return pd.DataFrame(out)
 
 # %% ../../nbs/lab/02_pretrain.ipynb #c029
@@ -230,8 +236,9 @@ def ship(run, # a finished `Pretrained`
     half = GPTNeoXForCausalLM(run.model.config).half()
     half.load_state_dict(run.model.half().state_dict())
     table = accuracy(half.float().eval(), run.tokenizer, n)
-    record = dict(name=run.recipe.name, recipe=asdict(run.recipe), corpus=run.seen.to_dict(), parameters=half.num_parameters(), final_loss=round(run.history.loss.tail(50).mean(), 4), seconds=round(run.seconds),
-                  versions=_versions(), losses=[round(x, 4) for x in run.history.loss], accuracy=dict(seed=0, shots=5, split='test', rows=table.round(4).to_dict('records')))
+    record = dict(name=run.recipe.name, recipe=asdict(run.recipe), corpus=run.seen.to_dict(), parameters=half.num_parameters(),
+                  final_loss=round(run.history.loss.tail(50).mean(), 4), seconds=round(run.seconds), versions=_versions(), losses=[round(x, 4) for x in run.history.loss],
+                  accuracy=dict(seed=0, shots=5, split='test', rows=table.round(4).to_dict('records')))
     def write(to):
         half.half().save_pretrained(to)
         run.tokenizer.save_pretrained(to)
@@ -244,7 +251,8 @@ def manifest(name="lab-instruct-s", # of a shipped model, or a folder
             )->dict:
     "The record of a model that `ship` wrote; an unknown name raises `FileNotFoundError`."
     file = (MODELS/name if (MODELS/name).exists() else Path(name))/'manifest.json'
-    if not file.exists(): raise FileNotFoundError(f"no manifest at {file}: name one of {', '.join(sorted(p.name for p in MODELS.glob('*')))} or a folder written by ship")
+    if not file.exists():
+        raise FileNotFoundError(f"no manifest at {file}: name one of {', '.join(sorted(p.name for p in MODELS.glob('*')))} or a folder written by ship")
     return json.loads(file.read_text())
 
 def main(argv=None):
