@@ -154,13 +154,18 @@ class SoftPrompt(_Vectors):
         v, label = _start(lm, n, how, seed, text)
         return cls(v.to(lm.device), at, _base_of(lm), dict(init=label, seed=seed))
 
-    def save(self, folder: str|Path) -> Path: # a new folder, or one that holds a saved prompt (which it replaces)
+    def save(self,
+             folder: str|Path, # a new folder, or one that holds a saved prompt (which it replaces)
+    ) -> Path: # the folder
         "Save for `SoftPrompt.load` and for PEFT, whole or not at all; raises FileExistsError over anything but a saved prompt."
         _replace_folder(Path(folder), lambda tmp: _write(self, tmp))
         return Path(folder)
 
     @classmethod
-    def load(cls, folder: str|Path, lm: FrozenLM): # folder that `save` or PEFT wrote, and the model it was trained on
+    def load(cls,
+             folder: str|Path, # a folder that `save`, or PEFT's prompt tuning, wrote
+             lm: FrozenLM, # the model that the prompt was trained on
+    ):
         "A saved prompt; raises ValueError for a damaged or foreign file and for another model."
         v, note = _read(folder)
         _refuse_other_model(note.get("base", {}), lm, v.shape[-1])

@@ -59,7 +59,7 @@ def test_batch_is_singles(name, side):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("n,path", [(6, "shared"), (40, "split")])
+@pytest.mark.parametrize("n,path", [(2, "shared"), (40, "split")])
 @pytest.mark.parametrize("name", LMS)
 def test_shared_prefix_is_plain_path_in_loss_and_gradient(name, n, path, side):
     lm = lm_of(name)
