@@ -4,8 +4,8 @@ VENV ?= .venv
 JOBS ?= 2
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-# Passive: threads that wait must not spin, or two programs on two cores slow each other down twentyfold.
-export OMP_WAIT_POLICY = PASSIVE
+# Passive: threads that wait must not spin, or two programs on two cores slow each other down twentyfold (not for benchmarks, which have the machine to themselves).
+PATIENT := OMP_WAIT_POLICY=PASSIVE
 QUIET := TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_DATASETS_DISABLE_PROGRESS_BARS=1 JUPYTER_PREFER_ENV_PATH=1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -27,13 +27,13 @@ $(STAMP): settings.ini setup.py constraints.txt
 install: $(STAMP)  ## the virtual environment with everything that the other targets need
 
 lab: $(STAMP)  ## JupyterLab, opened on the front door
-	$(PY) -m jupyter lab nbs/index.ipynb
+	$(PATIENT) $(PY) -m jupyter lab nbs/index.ipynb
 
 tour: $(STAMP)  ## the first soft prompt without a browser; the executed notebook and its figures go to _runs/tour/
-	@$(QUIET) $(PY) .ci/tour.py nbs/howto/first-prompt.ipynb _runs/tour
+	@$(QUIET) $(PATIENT) $(PY) .ci/tour.py nbs/howto/first-prompt.ipynb _runs/tour
 
 test: $(STAMP)  ## everything that CI runs
-	$(QUIET) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup --durations 10
+	$(QUIET) $(PATIENT) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup --durations 10
 
 bench: $(STAMP)  ## the speed tables, on an otherwise idle machine
 	@for f in tests/bench/[!_]*.py; do echo "== $$f"; $(QUIET) $(PY) $$f || exit 1; done
