@@ -195,7 +195,7 @@ def pad_rows(lm: FrozenLM, # whose pad token and device
 ) -> Batch:
     "Encoded rows padded to one `Batch` on the model's device."
     if padding_side not in ("right", "left"): raise ValueError(f"padding_side={padding_side!r}: use 'right' or 'left'.")
-    T = max(len(r.ids) for r in rows)
+    T = max(1, *(len(r.ids) for r in rows))
     ids = torch.full((len(rows), T), lm.pad_id)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
     for i, r in enumerate(rows):

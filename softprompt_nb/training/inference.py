@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from ..data import Batch, Encoded, Example, check_lengths, collate, encode_at, encode_context, pad_rows
+from ..data import Encoded, Example, check_lengths, collate, encode_at, encode_context, pad_rows
 from ..lm import FrozenLM
 from ..measure import Measured, mean, proportion
 from ..prompts import SoftPrompt
@@ -80,15 +80,6 @@ def _generate_plain(lm, vectors, batch, kw):
     return lm.model.generate(inputs_embeds=x.inputs_embeds, attention_mask=x.attention_mask, **kw)
 
 # %% ../../nbs/training/01_inference.ipynb #c010
-def _left_padded(lm, rows):
-    "Contexts of any length, none included, padded on the left."
-    T = max(1, *(len(r.ids) for r in rows))
-    ids = torch.full((len(rows), T), lm.pad_id)
-    mask = torch.zeros_like(ids)
-    for i, r in enumerate(rows):
-        if r.ids: ids[i, T-len(r.ids):], mask[i, T-len(r.ids):] = torch.tensor(r.ids), 1
-    return Batch(ids, mask, torch.full_like(ids, -100), torch.tensor([r.place for r in rows])).to(lm.device)
-
 def _continue(lm, vectors, rows, kw):
     "New token ids for one batch of contexts, by the fastest exact path."
     if vectors is None and not all(r.ids for r in rows): raise ValueError("An empty text and no prompt leave the model nothing to continue: give a text or a prompt.")
@@ -96,7 +87,7 @@ def _continue(lm, vectors, rows, kw):
         batch = pad_rows(lm, [Encoded(r.ids, len(r.ids)-1, r.place) for r in rows], "left") # the last token stands in for a label, for the check of the path
         path, head = plan(lm, vectors, batch)
         if path in ("shared", "split"): return _generate_shared(lm, vectors, batch, head, kw)
-    return _generate_plain(lm, vectors, _left_padded(lm, rows), kw)
+    return _generate_plain(lm, vectors, pad_rows(lm, rows, "left"), kw)
 
 # %% ../../nbs/training/01_inference.ipynb #c011
 @torch.no_grad()

@@ -113,7 +113,8 @@ def _step(t):
                                  f"Try a smaller lr (such as {t.peak/4:.2g}), a longer warmup, or the model in float32.")
     t.optimizer.step()
     t.step += 1
-    t.row, t.rows = row, t.rows + [row]
+    t.row = row
+    t.rows.append(row)
 
 def _keep(t):
     "Checkpoint and best prompt after a step."
