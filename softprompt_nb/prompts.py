@@ -6,7 +6,7 @@
 __all__ = ['SoftPrompt']
 
 # %% ../nbs/01_prompts.ipynb #c003
-import hashlib, json, os, shutil, tempfile
+import hashlib, json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .files import write_folder
 from .lm import FrozenLM
 
 # %% ../nbs/01_prompts.ipynb #c004
@@ -101,16 +102,7 @@ def _replace_folder(folder, write):
     "Write a folder whole or not at all; only a saved prompt is ever replaced."
     if folder.exists() and (not folder.is_dir() or {f.name for f in folder.iterdir()} - set(_FILES)):
         raise FileExistsError(f"{str(folder)!r} exists and is not a saved prompt, so nothing was written: give a new folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        write(tmp)
-        tmp.chmod(0o755)
-        if folder.exists():
-            for f in _FILES: (folder/f).unlink(missing_ok=True)
-            folder.rmdir()
-        os.replace(tmp, folder)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    write_folder(folder, write)
 
 # %% ../nbs/01_prompts.ipynb #c012
 def _read(folder):

@@ -11,8 +11,6 @@ __all__ = ['RECIPES', 'MODELS', 'Recipe', 'batch', 'rate', 'new_model', 'optimis
 import argparse
 import json
 import math
-import os
-import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from .corpus import BASE, INSTRUCT, Manifest, corpus, drawn, lab_tokenizer, rows
 from .world import TASKS, lab_task, with_instruction, with_shots
+from ..files import write_folder
 from ..measure import proportion
 
 # %% ../../nbs/lab/02_pretrain.ipynb #c005
@@ -98,15 +97,6 @@ def next_token_loss(model,
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), want[:, 1:].flatten())
 
 # %% ../../nbs/lab/02_pretrain.ipynb #c014
-def _swap_in(folder, write):
-    "Write a folder next to `folder`, then put it in its place."
-    new = folder.with_name(folder.name + '.new')
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    write(new)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(new, folder)
-
 def save_checkpoint(folder, recipe, model, opt, step, losses, seen, seconds):
     "Weights, optimiser state and record of a run after `step` steps."
     def write(to):
@@ -114,7 +104,7 @@ def save_checkpoint(folder, recipe, model, opt, step, losses, seen, seconds):
         save_file({n: p.detach().contiguous() for n, p in model.named_parameters()}, to/'model.safetensors')
         save_file({f'{names[id(p)]}|{k}': torch.as_tensor(v).contiguous() for p, s in opt.state.items() for k, v in s.items()}, to/'optimiser.safetensors')
         (to/'state.json').write_text(json.dumps(dict(recipe=asdict(recipe), step=step, losses=losses, seen=seen.to_dict(), seconds=seconds)))
-    _swap_in(Path(folder), write)
+    write_folder(folder, write)
 
 def load_checkpoint(folder, recipe, model, opt):
     "Restore a run; returns `(step, losses, seen, seconds)`. A checkpoint of another recipe raises `ValueError`."
@@ -243,7 +233,7 @@ def ship(run, # a finished `Pretrained`
         half.half().save_pretrained(to)
         run.tokenizer.save_pretrained(to)
         (to/'manifest.json').write_text(json.dumps(record, indent=1))
-    _swap_in(Path(folder), write)
+    write_folder(folder, write)
     return table
 
 # %% ../../nbs/lab/02_pretrain.ipynb #c030
