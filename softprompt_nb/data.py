@@ -200,14 +200,13 @@ def pad_rows(lm: FrozenLM, # whose pad token and device
 ) -> Batch:
     "Encoded rows padded to one `Batch` on the model's device."
     if padding_side not in ("right", "left"): raise ValueError(f"padding_side={padding_side!r}: use 'right' or 'left'.")
-    T = max(1, *(len(r.ids) for r in rows))
+    n, k = torch.tensor([[len(r.ids), r.n_input] for r in rows]).T[..., None]
+    T = max(1, int(n.max()))
+    j = torch.arange(T) - (0 if padding_side == "right" else T - n)
+    real = (j >= 0) & (j < n)
     ids = torch.full((len(rows), T), lm.pad_id)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for i, r in enumerate(rows):
-        s = 0 if padding_side == "right" else T - len(r.ids)
-        ids[i, s:s+len(r.ids)] = torch.tensor(r.ids, dtype=torch.long)
-        mask[i, s:s+len(r.ids)] = 1
-        labels[i, s+r.n_input:s+len(r.ids)] = ids[i, s+r.n_input:s+len(r.ids)]
+    ids[real] = torch.tensor([t for r in rows for t in r.ids], dtype=torch.long)
+    mask, labels = real.long(), ids.masked_fill(~real | (j < k), -100)
     return Batch(ids, mask, labels, torch.tensor([r.place for r in rows]), None if lanes is None else torch.tensor(lanes)).to(lm.device)
 
 # %% ../nbs/02_data.ipynb #c030

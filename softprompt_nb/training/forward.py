@@ -208,7 +208,7 @@ class _InPieces(torch.autograd.Function):
             with torch.enable_grad():
                 a = a.detach().requires_grad_()
                 loss = _nll(lm, a, b)
-            grads.append(torch.autograd.grad(loss.sum(), a)[0])
+                grads.append(torch.autograd.grad(loss.sum(), a)[0])
             losses.append(loss.detach())
         ctx.save_for_backward(torch.cat(grads))
         return torch.cat(losses)
