@@ -342,3 +342,28 @@ def test_a_model_spread_by_device_map_shares_the_prefix(tmp_path, checkpointing)
     both = [prompted_losses(m, vs, batch) for m in (lm, want_lm)]
     a, b = (torch.autograd.grad(l.sum(), vs) for l in both)
     assert torch.allclose(*both, rtol=1e-5) and all(torch.allclose(x, y, rtol=1e-4, atol=1e-6) for x, y in zip(a, b))
+
+
+def test_rows_of_very_different_lengths_are_attended_to_in_blocks():
+    from softprompt_nb.training.packing import pack
+    lm = lm_of("llama")
+    g = torch.Generator().manual_seed(0)
+    rows = [Encoded(torch.randint(3, 119, (n,), generator=g).tolist(), max(1, n-2), 0) for n in torch.randint(2, 60, (150,), generator=g).tolist() + [3]*60]
+    vs, batch = lanes_of(lm, (3, 9, 5)), pad_rows(lm, rows, lanes=[i % 3 for i in range(210)])
+    assert len(pack(lm, vs, batch).layout.blocks) > 1 and plan(lm, vs, batch) == "packed"
+    a, b = (prompted_losses(lm, vs, batch, s) for s in (True, False))
+    ga, gb = (torch.autograd.grad(x.sum(), vs) for x in (a, b))
+    assert close(a, b) and all((x-y).norm() <= 1e-5*y.norm() for x, y in zip(ga, gb))
+
+
+def test_compiled_layers_give_the_same_loss_and_gradient():
+    from softprompt_nb.lm import FrozenLM
+    plain = tiny("llama")
+    lm = FrozenLM(plain.model, plain.tokenizer, "compiled", compile="eager") # captured as for the default backend, without the minute that compiling takes
+    for sizes in ((3, 5), (4, 9)):
+        vs, batch = lanes_of(lm, sizes), pad_rows(lm, encode_at(lm, EXAMPLES), lanes=[0, 1, 1])
+        assert plan(lm, vs, batch) == "packed"
+        a, b = (torch.autograd.grad(prompted_losses(m, vs, batch).sum(), vs) for m in (lm, plain))
+        assert all((x-y).norm() <= 1e-4*y.norm() for x, y in zip(a, b))
+    with pytest.raises(ValueError, match="choose the one"): FrozenLM(plain.model, plain.tokenizer, "both", compile=True, checkpointing=True)
+    torch.compiler.reset()

@@ -11,15 +11,16 @@ import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from ..data import Batch
 from ..lm import FrozenLM
-from .packing import groups, pack, row_start, tails
+from .packing import groups, pack, packed_attention, row_start, tails
 
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface
 from transformers.cache_utils import DynamicCache
 
 # %% ../../nbs/training/00_forward.ipynb #c005
@@ -78,8 +79,14 @@ def _recomputed(lm):
             if f is None: del l.forward
             else: l.forward = f
 
+@cache
+def _apart():
+    "Attention looks at lengths, which a compiler would have to compile anew for every batch: it stays outside of what is compiled."
+    AttentionInterface.register("softprompt_packed", torch.compiler.disable(packed_attention))
+
 def _packed_hidden(lm, prompts, batch, split=None):
     "Hidden states in front of each target token, every prompt and every token computed once."
+    if lm.compiled is not None: _apart()
     p = pack(lm, prompts, batch, split)
     with _attention(lm, "softprompt_packed"), _recomputed(lm):
         h = lm.trunk(inputs_embeds=p.inputs_embeds, position_ids=p.position_ids, use_cache=False, packed=p.layout).last_hidden_state[0]
@@ -145,9 +152,11 @@ def _agree(lm, a, b):
     return a.shape == b.shape and bool(((a-b).abs().max() <= tol * b.abs().max().clamp(min=1e-3)).item())
 
 def _try(f):
-    "The result of a path, or None where the architecture does not support it."
+    "The result of a path, or None where the architecture does not support it; a compiler that does not work is another matter."
     try: return f()
-    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, NotImplementedError): return None
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, NotImplementedError) as e:
+        if type(e).__module__.startswith(("torch._dynamo", "torch._inductor")): raise
+        return None
 
 def _beyond(lm, prompts, batch):
     "Do the rows reach beyond an attention window?"

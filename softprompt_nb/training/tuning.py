@@ -185,7 +185,12 @@ def _belongs(t):
     return dict(settings=asdict(t.settings), model=t.lm.fingerprint, start=hashed(t.start.vectors), at=str(t.start.at), data=data_fingerprint(t.examples), valid=data_fingerprint(t.valid or []),
                 regularizer=None if t.regularizer is None else getattr(t.regularizer, "__qualname__", type(t.regularizer).__qualname__))
 
-def _with_state(t): return [x for x in (*t.callbacks, t.regularizer) if hasattr(x, "state")]
+def _with_state(t):
+    "Watchers and regulariser that have a state, by the name of their class and their number in it."
+    named = {}
+    for x in (*t.callbacks, t.regularizer):
+        if hasattr(x, "state"): named[f"{(k := type(x).__qualname__)} {sum(n.startswith(k + ' ') for n in named)}"] = x
+    return named
 
 def save_state(t: Tuning, # a tuning between two steps
                path: str|Path, # a .safetensors file
@@ -194,7 +199,7 @@ def save_state(t: Tuning, # a tuning between two steps
     opt = {f"adamw.{k}": v for k, v in t.optimizer.state_dict()["state"].get(0, {}).items()}
     tensors = dict(vectors=t.vectors, best=t.best[1], kept=torch.stack([v for _, v in t.kept]), order=t.order.get_state(), queue=torch.tensor(t.queue, dtype=torch.long), **{f"noise.{k}": v for k, v in t.noise.items()}, **opt)
     note = dict(format=1, belongs=_belongs(t), step=t.step, rows=t.rows, kept=[s for s, _ in t.kept], best=[t.best[0], t.best[2]], seconds=t.seconds, outcome=t.outcome, ended=t.ended)
-    write_tensors(path, tensors, note | dict(own=[x.state() for x in _with_state(t)]))
+    write_tensors(path, tensors, note | dict(own={k: x.state() for k, x in _with_state(t).items()}))
 
 def load_state(t: Tuning, # a tuning before its first step
                path: str|Path, # a file that `save_state` wrote
@@ -270,7 +275,8 @@ def _begin(t):
     t.saved = t.step
     try:
         for c in t.callbacks: c.before_fit(t)
-        for x, own in zip(_with_state(t), t.own): x.restore(own)
+        for k, x in _with_state(t).items():
+            if k in t.own: x.restore(t.own[k])
     except Exception as e: _failed(t, e)
 
 def _save(t):
