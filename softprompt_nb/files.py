@@ -109,7 +109,7 @@ def write_tensors(path: str|Path, # the file; one that exists is replaced
 ) -> Path: # the file
     "One safetensors file with a note in its header, whole or not at all; raises OSError with the old file untouched."
     t = {k: torch.as_tensor(v).detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    return write_file(path, tensor_bytes(t, metadata={"format": "pt", "note": json.dumps(note or {}), "sha256": _digest(t)}), tmp)
+    return write_file(path, tensor_bytes(t, metadata={"softprompt_nb": json.dumps(dict(note=note or {}, sha256=_digest(t)))}), tmp) # one key: several would come in a different order each time
 
 def read_tensors(path: str|Path, # a file that `write_tensors` wrote
 ) -> tuple: # tensors on the CPU, note
@@ -117,8 +117,9 @@ def read_tensors(path: str|Path, # a file that `write_tensors` wrote
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"There is no file {str(path)!r}.")
     try:
-        with safe_open(path, "pt") as f: meta, t = f.metadata() or {}, {k: f.get_tensor(k).clone() for k in f.keys()}
+        with safe_open(path, "pt") as f: meta, t = (f.metadata() or {}).get("softprompt_nb"), {k: f.get_tensor(k).clone() for k in f.keys()}
     except SafetensorError as e: raise ValueError(f"{str(path)!r} is damaged or no safetensors file ({e}): delete it, so that it is made again.") from e
-    if "note" not in meta or "sha256" not in meta: raise ValueError(f"{str(path)!r} was not written by write_tensors, as its header has no note: give another file.")
+    if meta is None: raise ValueError(f"{str(path)!r} was not written by write_tensors, as its header has no note: give another file.")
+    meta = json.loads(meta)
     if _digest(t) != meta["sha256"]: raise ValueError(f"{str(path)!r} is damaged, its checksum does not fit its content: delete it, so that it is made again.")
-    return t, json.loads(meta["note"])
+    return t, meta["note"]

@@ -31,9 +31,9 @@ def dies_at(n, after):
         def g(*a, **k):
             left[0] -= 1
             if left[0] == 0 and not after: os.kill(os.getpid(), signal.SIGKILL)
-            out = f(*a, **k)
-            if left[0] == 0 and after: os.kill(os.getpid(), signal.SIGKILL)
-            return out
+            try: return f(*a, **k)
+            finally:
+                if left[0] == 0 and after: os.kill(os.getpid(), signal.SIGKILL)
         return g
     for name in STEPS: setattr(os, name, wrap(getattr(os, name)))
     files._exchange = wrap(files._exchange)
