@@ -28,7 +28,8 @@ SHAPES = {
     "8b": lambda: LlamaConfig(vocab_size=128256, hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, intermediate_size=14336, max_position_embeddings=4096),
 }
 RUNS = [(16, 48, 10), (16, 48, 64), (16, 48, 256), (8, 48, 1024), (32, 256, 20)]
-AIMS = {("70m", 16, 48, 10): 4, ("70m", 16, 48, 64): 7, ("70m", 16, 48, 256): 14, ("70m", 8, 48, 1024): 13, ("70m", 32, 256, 20): 3.5}
+LARGE = {"8b": [(8, 512, 20), (8, 48, 20)]} # at these sizes less is enough to see
+AIMS = {("8b", 8, 512, 20): 1.3, ("70m", 16, 48, 10): 4, ("70m", 16, 48, 64): 7, ("70m", 16, 48, 256): 14, ("70m", 8, 48, 1024): 13, ("70m", 32, 256, 20): 3.5}
 
 
 class NoTokenizer:
@@ -48,16 +49,30 @@ def steps(lm, B, T, n):
     mask = torch.ones_like(ids)
     batch = Batch(ids, mask, labels, torch.zeros(B, dtype=torch.long, device=lm.device))
     v = (torch.randn(n, lm.d_model, device=lm.device)*.02).requires_grad_()
-    def ours(): torch.autograd.grad(prompted_loss(lm, v, batch), v)
+    def ours_loss(): return prompted_loss(lm, v, batch)
+    def ours(): torch.autograd.grad(ours_loss(), v)
     x = torch.randn(B, -(-(n+B*T)//B), lm.d_model, device=lm.device, dtype=lm.dtype)*.02
     def bare():
         y = x.clone().requires_grad_()
         torch.autograd.grad(lm.trunk(inputs_embeds=y, use_cache=False).last_hidden_state.float().sum(), y)
     pm = get_peft_model(lm.model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=n)).eval()
+    def peft_loss(): return pm(input_ids=ids, attention_mask=mask, labels=labels).loss
     def theirs():
         pm.zero_grad()
-        pm(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
-    return dict(ours=ours, bare=bare, peft=theirs), plan(lm, v, batch)
+        peft_loss().backward()
+    return dict(ours=ours, bare=bare, peft=theirs), plan(lm, v, batch), dict(ours=ours_loss, peft=peft_loss)
+
+
+def kept_mb(loss, lm):
+    "What a loss keeps for its backward pass besides the weights, the same on any device."
+    weights, seen = {p.untyped_storage().data_ptr() for p in lm.model.parameters()}, {}
+    def count(x):
+        s = x.untyped_storage()
+        if s.data_ptr() not in weights: seen[s.data_ptr()] = s.nbytes()
+        return x
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x): out = loss()
+    del out
+    return round(sum(seen.values())/2**20)
 
 
 def clock(f, device):
@@ -73,13 +88,14 @@ def clock(f, device):
 
 def measure(lm, shape, B, T, n, repeats, device):
     "A row of the table."
-    fs, path = steps(lm, B, T, n)
+    fs, path, losses = steps(lm, B, T, n)
     failed = {}
     for k, f in list(fs.items()):
         try: f()
         except torch.cuda.OutOfMemoryError: failed[k] = "out of memory"
     runs = [{k: clock(f, device) for k, f in fs.items() if k not in failed} for _ in range(repeats)]
     row = dict(shape=shape, B=B, T=T, n=n, path=path, aim=AIMS.get((shape, B, T, n)), **{f"{k}_failed": v for k, v in failed.items()})
+    row |= {f"{k}_kept_mb": kept_mb(f, lm) for k, f in losses.items() if k not in failed}
     for k in fs:
         if k in failed: continue
         row[f"{k}_ms"] = round(1e3*statistics.median(r[k][0] for r in runs), 1)
@@ -103,13 +119,13 @@ def main():
     rows = []
     print(f"{'model':>5} {'B':>3} {'T':>4} {'n':>5}  {'path':7} {'ours ms':>9} {'PEFT ms':>9} {'bare ms':>9}  {'x PEFT':>7} {'(range)':>14} {'aim':>5}  {'over bare':>9}", flush=True)
     for shape in a.shapes or (["70m"] if a.device == "cpu" else ["1b", "8b"]):
-        for B, T, n in RUNS:
+        for B, T, n in LARGE.get(shape, RUNS):
             lm = FrozenLM(model_of(shape, a.device, dtype), NoTokenizer(), shape)
             r = measure(lm, shape, B, T, n, a.repeats, a.device)
             rows.append(r)
             lo_hi = "-".join(map(str, r.get("times_peft_range", [])))
             print(f"{shape:>5} {B:3} {T:4} {n:5}  {r['path']:7} {r.get('ours_ms', '-'):>9} {r.get('peft_ms', '-'):>9} {r.get('bare_ms', '-'):>9}  {r.get('times_peft', '-'):>7} {lo_hi:>14} {r['aim'] or '':>5}  {r.get('over_bare', '-'):>9}"
-                  + (f"  peak GB: ours {r.get('ours_peak_gb')}, PEFT {r.get('peft_peak_gb')}" if a.device == "cuda" else ""), flush=True)
+                  + f"  kept MB: ours {r.get('ours_kept_mb')}, PEFT {r.get('peft_kept_mb')}" + (f"  peak GB: ours {r.get('ours_peak_gb')}, PEFT {r.get('peft_peak_gb')}" if a.device == "cuda" else ""), flush=True)
             del lm
     if a.save:
         where = torch.cuda.get_device_name() if a.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
