@@ -3,11 +3,12 @@ from softprompt_nb.data import Batch, Example, collate, load_examples
 from softprompt_nb.lab.world import TASKS, lab_task, with_instruction, with_shots
 from softprompt_nb.lm import FrozenLM, lab_models, load_lm
 from softprompt_nb.measure import Measured, mean, over_runs, proportion
-from softprompt_nb.plots import COLORS, plot_history, plot_runs, plot_shares, plot_vectors
+from softprompt_nb.plots import COLORS, plot_histories, plot_history, plot_runs, plot_shares, plot_vectors
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog, Progress, Track
-from softprompt_nb.training.forward import assemble, prompted_loss, target_logits
+from softprompt_nb.training.forward import assemble, prompted_loss, prompted_losses, target_logits
 from softprompt_nb.training.inference import exact_match, generate, loss_on, score_options, to_prompt_embeds
+from softprompt_nb.training.many import Runs, tune_many
 from softprompt_nb.training.runs import Record, Result, RunStore, TuneConfig, content_hash
 from softprompt_nb.training.sweep import Serial, Sweep, sweep
 from softprompt_nb.training.tuning import Run, Settings, TuningDiverged, tune

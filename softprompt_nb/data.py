@@ -9,7 +9,7 @@ __all__ = ['Example', 'load_examples', 'Encoded', 'encode', 'place_of', 'encode_
 # %% ../nbs/02_data.ipynb #c003
 import string, tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .lm import FrozenLM
@@ -182,9 +182,13 @@ class Batch:
     attention_mask: torch.Tensor # (B, T) 1 for a real token, 0 for padding
     labels: torch.Tensor # (B, T) token id where the loss is taken, -100 elsewhere
     place: torch.Tensor # (B,) how many of a row's real tokens stand in front of the prompt
+    lane: torch.Tensor|None = None # (B,) which of several prompts stands in each row; None for the first in all
 
+    def __post_init__(self):
+        if self.lane is None: self.lane = torch.zeros_like(self.place)
     def __len__(self): return len(self.input_ids)
-    def to(self, device): return Batch(*(getattr(self, f).to(device) for f in ("input_ids", "attention_mask", "labels", "place")))
+    def to(self, device): return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+    def take(self, rows): return Batch(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
     def __repr__(self):
         return f"Batch of {len(self)} rows x {self.input_ids.shape[1]} positions, {int(self.attention_mask.sum())} tokens, {int((self.labels != -100).sum())} with loss"
 
@@ -192,18 +196,18 @@ class Batch:
 def pad_rows(lm: FrozenLM, # whose pad token and device
              rows: Sequence[Encoded], # one or more encoded examples
              padding_side: str="right", # "right" or "left"
+             lanes: Sequence[int]|None=None, # which of several prompts stands in each row
 ) -> Batch:
     "Encoded rows padded to one `Batch` on the model's device."
     if padding_side not in ("right", "left"): raise ValueError(f"padding_side={padding_side!r}: use 'right' or 'left'.")
-    T = max(1, *(len(r.ids) for r in rows))
+    n, k = torch.tensor([[len(r.ids), r.n_input] for r in rows]).T[..., None]
+    T = max(1, int(n.max()))
+    j = torch.arange(T) - (0 if padding_side == "right" else T - n)
+    real = (j >= 0) & (j < n)
     ids = torch.full((len(rows), T), lm.pad_id)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for i, r in enumerate(rows):
-        s = 0 if padding_side == "right" else T - len(r.ids)
-        ids[i, s:s+len(r.ids)] = torch.tensor(r.ids, dtype=torch.long)
-        mask[i, s:s+len(r.ids)] = 1
-        labels[i, s+r.n_input:s+len(r.ids)] = ids[i, s+r.n_input:s+len(r.ids)]
-    return Batch(ids, mask, labels, torch.tensor([r.place for r in rows])).to(lm.device)
+    ids[real] = torch.tensor([t for r in rows for t in r.ids], dtype=torch.long)
+    mask, labels = real.long(), ids.masked_fill(~real | (j < k), -100)
+    return Batch(ids, mask, labels, torch.tensor([r.place for r in rows]), None if lanes is None else torch.tensor(lanes)).to(lm.device)
 
 # %% ../nbs/02_data.ipynb #c030
 def collate(lm: FrozenLM, # whose tokenizer, pad token and device
@@ -221,11 +225,12 @@ def collate(lm: FrozenLM, # whose tokenizer, pad token and device
 
 def check_lengths(lm: FrozenLM, # whose context
                   rows: Sequence[Encoded], # encoded examples
-                  n_prompt: int=0, # prompt vectors that must fit as well
+                  n_prompt: int|Sequence[int]=0, # prompt vectors that must fit as well, for all rows or for each
                   n_new: int=0, # tokens to be generated that must fit as well
 ):
     "Raises ValueError naming the first row that does not fit in the model's context beside the prompt."
-    for i, r in enumerate(rows):
-        if lm.max_length is not None and len(r.ids) + n_prompt + n_new > lm.max_length:
-            more = f"{n_prompt} prompt vectors" + (f" and {n_new} new tokens" if n_new else "")
+    sizes = [n_prompt]*len(rows) if isinstance(n_prompt, int) else n_prompt
+    for i, (r, n) in enumerate(zip(rows, sizes)):
+        if lm.max_length is not None and len(r.ids) + n + n_new > lm.max_length:
+            more = f"{n} prompt vectors" + (f" and {n_new} new tokens" if n_new else "")
             raise ValueError(f"Row {i} has {len(r.ids)} tokens, and with {more} that is over this model's limit of {lm.max_length}: shorten the row or the prompt.")

@@ -13,6 +13,7 @@ from pathlib import Path
 import softprompt_nb
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as hf_logging
 
 # %% ../nbs/00_lm.ipynb #c005
@@ -34,7 +35,11 @@ class _Facts:
     @property
     def vocab_size(self): return self.embedding.weight.shape[0]
     @property
-    def device(self): return self.embedding.weight.device
+    def device(self):
+        "Where token ids go: a layer whose weights are kept elsewhere until it runs says so in its hook."
+        hook = getattr(self.embedding, "_hf_hook", None)
+        there = getattr(hook, "execution_device", None) if self.embedding.weight.device.type == "meta" else None
+        return self.embedding.weight.device if there is None else torch.device(there)
     @property
     def dtype(self): return self.embedding.weight.dtype
     @property
@@ -73,15 +78,22 @@ class FrozenLM(_Facts, _Table):
                  tokenizer, # its tokenizer
                  name: str="unnamed", # the folder or hub name it came from
                  revision: str|None=None, # the hub commit, where there is one
+                 checkpointing: bool=False, # recompute layers in the backward pass, for less memory and more time?
+                 compile: bool|str=False, # run the layers of training through torch.compile? True (a minute at first; on a CPU a C++ compiler is needed) or a backend's name
     ):
         refuse_unsupported(model.config, name)
         self.model, self.tokenizer, self.name, self.revision = model.eval().requires_grad_(False), tokenizer, str(name), revision
         self.plans = {} # which forward path was found exact, see training.forward
+        self.checkpointing, self.layers = checkpointing, [m for m in model.base_model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        if checkpointing and not self.layers: raise ValueError(f"checkpointing=True: {name} ({model.config.model_type}) does not mark its layers, so they cannot be recomputed one by one: leave it out.")
+        if checkpointing and compile: raise ValueError("checkpointing and compile do not go together: choose the one for memory or the one for speed.")
+        self.compiled = torch.compile(model.base_model, dynamic=True, backend=compile if isinstance(compile, str) else "inductor") if compile else None
 
     def embed(self, ids): return self.embedding(ids)
-    def trunk(self, **kw): return self.model.base_model(**kw)
+    def trunk(self, **kw): return (self.compiled if self.compiled is not None and "packed" in kw else self.model.base_model)(**kw)
     def head(self, hidden):
-        z, c = self.model.get_output_embeddings()(hidden), self.config
+        head, c = self.model.get_output_embeddings(), self.config
+        z = head(hidden.to(head.weight.device) if head.weight.device.type != "meta" else hidden)
         if getattr(c, "logit_scale", None) is not None: z = z * c.logit_scale
         if getattr(c, "logits_scaling", None) is not None: z = z / c.logits_scaling
         cap = getattr(c, "final_logit_softcapping", None)
@@ -133,6 +145,8 @@ def load_lm(name: str="lab-instruct-s", # a lab model, a folder, or a hub name
             device=None, # where it runs; default: the GPU if there is one
             dtype=None, # torch dtype or its name; default: float32 on a CPU, the checkpoint's own on a GPU
             revision: str|None=None, # branch, tag or commit on the hub
+            checkpointing: bool=False, # recompute layers in the backward pass, for less memory and more time?
+            compile: bool|str=False, # run the layers of training through torch.compile? True (a minute at first; on a CPU a C++ compiler is needed) or a backend's name
             **kw, # more arguments of `from_pretrained`, such as device_map
 ) -> FrozenLM:
     "A `FrozenLM`; raises ValueError for a name that is neither a lab model, a folder nor a hub model, and for architectures that take no soft prompt."
@@ -148,4 +162,4 @@ def load_lm(name: str="lab-instruct-s", # a lab model, a folder, or a hub name
     finally:
         if bars: hf_logging.enable_progress_bar()
     if "device_map" not in kw: model = model.to(device)
-    return FrozenLM(model, tok, str(name), revision or getattr(model.config, "_commit_hash", None))
+    return FrozenLM(model, tok, str(name), revision or getattr(model.config, "_commit_hash", None), checkpointing, compile)

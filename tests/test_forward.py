@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from families import FAMILIES, tiny
-from softprompt_nb.data import Encoded, Example, collate, encode, pad_rows
+from softprompt_nb.data import Encoded, Example, collate, encode, encode_at, pad_rows
 from softprompt_nb.lm import lab_models, load_lm
 from softprompt_nb.prompts import SoftPrompt
-from softprompt_nb.training.forward import assemble, common_head, plan, prompted_loss, target_logits
+from softprompt_nb.training.forward import assemble, plan, prompted_loss, prompted_losses, target_logits
+from softprompt_nb.training.packing import groups
 
 LMS = [*FAMILIES, *lab_models()]
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is")]
@@ -59,12 +60,12 @@ def test_batch_is_singles(name, side):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("n,path", [(2, "shared"), (40, "split")])
+@pytest.mark.parametrize("n,path", [(2, "packed"), (40, "split")])
 @pytest.mark.parametrize("name", LMS)
 def test_shared_prefix_is_plain_path_in_loss_and_gradient(name, n, path, side):
     lm = lm_of(name)
     batch = collate(lm, EXAMPLES, padding_side=side)
-    assert plan(lm, SoftPrompt.init(lm, n, seed=1).vectors, batch)[0] == path
+    assert plan(lm, SoftPrompt.init(lm, n, seed=1).vectors, batch) == path
     out = []
     for shared in (True, False):
         v = (torch.randn(n, lm.d_model, generator=torch.Generator().manual_seed(2)) * lm.scale).requires_grad_()
@@ -75,8 +76,9 @@ def test_shared_prefix_is_plain_path_in_loss_and_gradient(name, n, path, side):
     assert all(p.grad is None and not p.requires_grad for p in lm.model.parameters()) and not lm.model.training
 
 
+@pytest.mark.parametrize("path", ["packed", "split", "cached"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_gradient_is_a_finite_difference(name):
+def test_gradient_is_a_finite_difference(name, path):
     lm = lm_of(name)
     lm64 = tiny(name, dtype=torch.float64)
     lm64.model.double()
@@ -85,8 +87,7 @@ def test_gradient_is_a_finite_difference(name):
     g = torch.Generator().manual_seed(3)
     v, u = (torch.randn(4, lm.d_model, generator=g, dtype=torch.float64) * lm.scale for _ in range(2))
     v.requires_grad_()
-    head = common_head(batch)
-    f = lambda w: torch.nn.functional.cross_entropy(*forward._logits(lm64, w, batch, "shared", head)[:2])
+    f = lambda w: torch.nn.functional.cross_entropy(*forward._logits(lm64, [w], batch, path)[:2])
     grad, = torch.autograd.grad(f(v), v)
     eps = 1e-3  # some families normalise in float32 whatever the dtype, which bounds the precision of a difference
     with torch.no_grad(): numeric = (f(v + eps*u) - f(v - eps*u)) / (2*eps)
@@ -97,7 +98,7 @@ def test_common_head_after_bos_is_shared():
     lm = tiny("llama", bos=True)
     batch = collate(lm, EXAMPLES, at="after_bos")
     v = torch.randn(4, lm.d_model) * lm.scale
-    assert plan(lm, v, batch)[0] == "shared" and common_head(batch).tolist() == [2]
+    assert plan(lm, v, batch) == "packed" and groups([v], batch).keys == [(0, (2,))]
     with torch.no_grad(): a, b = (target_logits(lm, v, batch, s)[0] for s in (True, False))
     assert close(a, b)
     assert assemble(lm, v, batch).inputs_embeds[0, 0].equal(lm.embed(torch.tensor(2)))
@@ -115,7 +116,7 @@ def test_chat_template_places_prompt_inside_the_turn(name, side):
         with torch.no_grad():
             want = lm.model(torch.tensor([ids])).logits[0, -5:-1]
             for shared in (True, False): assert close(target_logits(lm, lm.embed(torch.tensor(prefix)), batch, shared)[0][:4], want)
-        assert (common_head(batch) is not None) == (at == "chat")
+        assert (len(groups([lm.embed(torch.tensor(prefix))], batch).keys) == 1) == (at == "chat")
 
 
 def test_target_without_input_is_predicted_by_the_prompt():
@@ -143,19 +144,36 @@ def test_attention_window_is_exact_or_falls_back(family):
             assert close(a, b) and close(a, full[r, c])
 
 
-def test_a_model_without_a_cache_falls_back_and_says_so_once():
-    lm = tiny("llama")
+def without(lm, *names):
+    "The model, with a trunk that refuses some arguments."
     real = lm.model.model.forward
-    def no_cache(*a, past_key_values=None, **kw):
-        if past_key_values is not None: raise ValueError("this model keeps no cache")
+    def refuse(*a, **kw):
+        for n in names:
+            if kw.get(n) is not None: raise ValueError(f"this model takes no {n}")
         return real(*a, **kw)
-    lm.model.model.forward = no_cache
+    lm.model.model.forward = refuse
+    return lm
+
+
+def test_a_model_that_cannot_share_falls_back_and_says_so_once():
+    lm = without(tiny("llama"), "packed", "past_key_values")
     v, batch = torch.randn(3, lm.d_model), collate(lm, EXAMPLES)
     with pytest.warns(UserWarning, match="each row is computed whole"): loss = prompted_loss(lm, v, batch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert prompted_loss(lm, v, batch) == loss
-    assert loss == prompted_loss(lm, v, batch, shared_prefix=False)
+    assert plan(lm, v, batch) == "head" and loss == prompted_loss(lm, v, batch, shared_prefix=False)
+
+
+@pytest.mark.parametrize("at", ["start", "before_answer"])
+def test_attention_that_cannot_be_exchanged_shares_through_the_cache(at):
+    lm = without(tiny("llama"), "packed")
+    vs = [(torch.randn(n, lm.d_model)*lm.scale).requires_grad_() for n in (3, 6)]
+    batch = pad_rows(lm, encode_at(lm, EXAMPLES, at), lanes=[0, 1, 1])
+    assert plan(lm, vs, batch) == "cached"
+    both = [prompted_losses(lm, vs, batch, s) for s in (True, False)]
+    a, b = (torch.autograd.grad(l.sum(), vs) for l in both)
+    assert close(*both) and all(close(x, y, 1e-4) for x, y in zip(a, b))
 
 
 def test_a_scaled_head_is_noticed():
@@ -167,7 +185,7 @@ def test_a_scaled_head_is_noticed():
         return out
     lm.model.forward = scaled
     v, batch = torch.randn(3, lm.d_model), collate(lm, EXAMPLES)
-    with pytest.warns(UserWarning): assert plan(lm, v, batch)[0] == "full"
+    with pytest.warns(UserWarning): assert plan(lm, v, batch) == "full"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -194,3 +212,158 @@ def test_any_ragged_batch_agrees_with_its_rows(data):
             x = torch.cat([lm.embed(torch.tensor(e.ids[:e.place], dtype=torch.long)), v, lm.embed(torch.tensor(e.ids[e.place:], dtype=torch.long))])[None]
             want.append(lm.model(inputs_embeds=x).logits[0, n+e.n_input-1:-1])
     assert close(ours, torch.cat(want), 2e-5)
+
+
+def lanes_of(lm, sizes, seed=5):
+    g = torch.Generator().manual_seed(seed)
+    return [(torch.randn(n, lm.d_model, generator=g)*lm.scale).requires_grad_() for n in sizes]
+
+
+@pytest.mark.parametrize("at", ["start", "before_answer", "mixed"])
+@pytest.mark.parametrize("sizes", [(2, 5, 3), (40, 31, 22)])
+@pytest.mark.parametrize("name", LMS)
+def test_many_prompts_in_one_pass_are_single_calls(name, sizes, at):
+    lm = lm_of(name)
+    vs = lanes_of(lm, sizes)
+    of = [0, 1, 2, 2, 0, 1]
+    examples = EXAMPLES + [Example("zz", " z"), Example("some more words", " b"), Example("q", " r")]
+    ats = at if at != "mixed" else ["start", 1, "before_answer", 0, 1, "start"]
+    rows = encode_at(lm, examples, ats)
+    batch = pad_rows(lm, rows, lanes=of)
+    assert plan(lm, vs, batch) in ("packed", "split")
+    losses = prompted_losses(lm, vs, batch)
+    grads = torch.autograd.grad(losses.sum(), vs)
+    for l, v in enumerate(vs):
+        one = prompted_loss(lm, v, pad_rows(lm, [r for r, o in zip(rows, of) if o == l]), shared_prefix=False)
+        g, = torch.autograd.grad(one, v)
+        assert abs(one-losses[l]) <= 1e-5*one and (g-grads[l]).norm() <= 1e-5*g.norm()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_batch_of_lanes_agrees_on_every_path(data):
+    from softprompt_nb.training.forward import _logits
+    lm = lm_of("llama")
+    sizes = data.draw(st.lists(st.one_of(st.none(), st.integers(1, 9)), min_size=1, max_size=4))
+    rows = data.draw(st.lists(st.tuples(st.lists(st.integers(3, 119), min_size=1, max_size=9), st.lists(st.integers(3, 119), min_size=1, max_size=4)), min_size=1, max_size=6))
+    of = [data.draw(st.integers(0, len(sizes)-1)) for _ in rows]
+    enc = [Encoded(c+t, len(c), data.draw(st.integers(0, len(c))) if sizes[l] else 0) for (c, t), l in zip(rows, of)]
+    g = torch.Generator().manual_seed(1)
+    vs = [n and torch.randn(n, lm.d_model, generator=g) for n in sizes]
+    batch = pad_rows(lm, enc, data.draw(st.sampled_from(["left", "right"])), of)
+    with torch.no_grad():
+        want, y, r = _logits(lm, vs, batch, "full")
+        for path in ("packed", "split", "cached", "head"):
+            got, y2, r2 = _logits(lm, vs, batch, path)
+            assert torch.equal(y, y2) and torch.equal(r, r2) and close(got, want, 2e-5)
+
+
+def test_a_lane_without_numbers_leaves_the_others_untouched():
+    lm = lm_of("llama")
+    batch = pad_rows(lm, encode_at(lm, EXAMPLES*2), lanes=[0, 1, 2, 1, 0, 2])
+    for sizes in ((2, 5, 3), (30, 40, 35)):
+        vs = lanes_of(lm, sizes)
+        good = prompted_losses(lm, vs, batch)
+        want = torch.autograd.grad(good.sum(), vs)
+        bad = [v.detach().clone().requires_grad_() for v in vs]
+        with torch.no_grad(): bad[1][0, 0] = torch.nan
+        losses = prompted_losses(lm, bad, batch)
+        grads = torch.autograd.grad(losses.sum(), bad)
+        assert losses[1].isnan() and grads[1].isnan().any()
+        for l in (0, 2): assert losses[l] == good[l] and torch.equal(grads[l], want[l])
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "lab-base-s"])
+def test_recomputed_layers_give_the_same_gradient(name):
+    lm, again = lm_of(name), tiny(name) if name in FAMILIES else load_lm(name, checkpointing=True)
+    again.checkpointing = True
+    for sizes in ((2, 5), (40, 30)):
+        vs, batch = lanes_of(lm, sizes), pad_rows(lm, encode_at(lm, EXAMPLES), lanes=[0, 1, 1])
+        for shared in (True, False):
+            a, b = (torch.autograd.grad(prompted_losses(m, vs, batch, shared).sum(), vs) for m in (lm, again))
+            assert all(torch.allclose(x, y, rtol=1e-4, atol=1e-6*y.abs().max().item()) for x, y in zip(a, b))
+    assert all("forward" not in l.__dict__ for l in again.layers) and plan(again, vs, batch) in ("packed", "split")
+
+
+def test_recomputing_keeps_less_for_the_backward_pass():
+    kept = {}
+    for again in (False, True):
+        lm, sizes = tiny("llama"), []
+        lm.checkpointing = again
+        vs, batch = lanes_of(lm, (20,)), collate(lm, EXAMPLES*4)
+        prompted_losses(lm, vs, batch)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t): loss = prompted_losses(lm, vs, batch).sum()
+        kept[again] = sum(sizes)
+    assert kept[True] < .5*kept[False]
+
+
+def test_checkpointing_a_model_without_marked_layers_is_refused():
+    from softprompt_nb.lm import FrozenLM
+    lm = tiny("llama")
+    class Plain(torch.nn.Module): pass
+    lm.model.model.layers = torch.nn.ModuleList([Plain()])
+    with pytest.raises(ValueError, match="checkpointing=True: bare.*leave it out"): FrozenLM(lm.model, lm.tokenizer, "bare", checkpointing=True)
+
+
+def test_loss_in_pieces_is_the_loss_and_keeps_few_logits(monkeypatch):
+    from softprompt_nb.training import forward
+    lm = lm_of("gpt2")
+    vs, batch = lanes_of(lm, (3, 4)), pad_rows(lm, encode_at(lm, EXAMPLES*3), lanes=[0, 1, 1]*3)
+    whole = prompted_losses(lm, vs, batch)
+    g = torch.autograd.grad(whole.sum(), vs)
+    monkeypatch.setattr(forward, "PIECE", 4*lm.vocab_size)
+    seen = []
+    real = lm.model.lm_head.forward
+    monkeypatch.setattr(lm.model.lm_head, "forward", lambda h: seen.append(len(h)) or real(h))
+    pieces = prompted_losses(lm, vs, batch)
+    assert max(seen) == 4 and torch.allclose(pieces, whole) and all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(torch.autograd.grad((pieces*torch.tensor([1., 1.])).sum(), vs), g))
+    with torch.no_grad(): assert torch.allclose(prompted_losses(lm, vs, batch), whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_lanes_keep_the_shared_prefix(dtype):
+    lm = tiny("llama", dtype=dtype)
+    batch = pad_rows(lm, encode_at(lm, EXAMPLES), lanes=[0, 1, 1])
+    for sizes in ((3, 5), (40, 30)):
+        vs = lanes_of(lm, sizes)
+        assert plan(lm, vs, batch) in ("packed", "split")
+        assert all(g.dtype == torch.float32 and g.isfinite().all() and g.abs().sum() > 0 for g in torch.autograd.grad(prompted_losses(lm, vs, batch).sum(), vs))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_model_spread_by_device_map_shares_the_prefix(tmp_path, checkpointing):
+    want_lm = tiny("llama")
+    want_lm.model.save_pretrained(tmp_path/"model")
+    want_lm.tokenizer.save_pretrained(tmp_path/"model")
+    where = {"model.embed_tokens": "disk", "model.layers.0": "cpu", "model.layers.1": "disk", "model.layers.2": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "disk"}
+    lm = load_lm(tmp_path/"model", device_map=where, offload_folder=tmp_path/"off", checkpointing=checkpointing)
+    batch, vs = pad_rows(lm, encode_at(lm, EXAMPLES), lanes=[0, 1, 1]), lanes_of(want_lm, (3, 5))
+    assert lm.device.type == "cpu" and plan(lm, vs, batch) == "packed"
+    both = [prompted_losses(m, vs, batch) for m in (lm, want_lm)]
+    a, b = (torch.autograd.grad(l.sum(), vs) for l in both)
+    assert torch.allclose(*both, rtol=1e-5) and all(torch.allclose(x, y, rtol=1e-4, atol=1e-6) for x, y in zip(a, b))
+
+
+def test_rows_of_very_different_lengths_are_attended_to_in_blocks():
+    from softprompt_nb.training.packing import pack
+    lm = lm_of("llama")
+    g = torch.Generator().manual_seed(0)
+    rows = [Encoded(torch.randint(3, 119, (n,), generator=g).tolist(), max(1, n-2), 0) for n in torch.randint(2, 60, (150,), generator=g).tolist() + [3]*60]
+    vs, batch = lanes_of(lm, (3, 9, 5)), pad_rows(lm, rows, lanes=[i % 3 for i in range(210)])
+    assert len(pack(lm, vs, batch).layout.blocks) > 1 and plan(lm, vs, batch) == "packed"
+    a, b = (prompted_losses(lm, vs, batch, s) for s in (True, False))
+    ga, gb = (torch.autograd.grad(x.sum(), vs) for x in (a, b))
+    assert close(a, b) and all((x-y).norm() <= 1e-5*y.norm() for x, y in zip(ga, gb))
+
+
+def test_compiled_layers_give_the_same_loss_and_gradient():
+    from softprompt_nb.lm import FrozenLM
+    plain = tiny("llama")
+    lm = FrozenLM(plain.model, plain.tokenizer, "compiled", compile="eager") # captured as for the default backend, without the minute that compiling takes
+    for sizes in ((3, 5), (4, 9)):
+        vs, batch = lanes_of(lm, sizes), pad_rows(lm, encode_at(lm, EXAMPLES), lanes=[0, 1, 1])
+        assert plan(lm, vs, batch) == "packed"
+        a, b = (torch.autograd.grad(prompted_losses(m, vs, batch).sum(), vs) for m in (lm, plain))
+        assert all((x-y).norm() <= 1e-4*y.norm() for x, y in zip(a, b))
+    with pytest.raises(ValueError, match="choose the one"): FrozenLM(plain.model, plain.tokenizer, "both", compile=True, checkpointing=True)
+    torch.compiler.reset()

@@ -57,12 +57,12 @@ def test_every_example_is_seen_once_a_pass(lm):
     seen = []
     class Seen(Callback):
         def before_fit(self, t):
-            real = t.next_batch
+            real = t.next_rows
             def spy():
-                b = real()
-                seen.extend(b.input_ids[:, 0].tolist())
-                return b
-            t.next_batch = spy
+                rows = real()
+                seen.extend(r.ids[0] for r in rows)
+                return rows
+            t.next_rows = spy
     quick(lm, steps=5, batch_size=4, callbacks=[Seen()])
     firsts = [lm.tokenizer(e.input)["input_ids"][0] for e in EXAMPLES]
     assert sorted(seen[:10]) == sorted(firsts) and sorted(seen[10:]) == sorted(firsts)

@@ -17,6 +17,8 @@ class Callback:
     def before_fit(self, t): pass
     def after_step(self, t): pass
     def after_fit(self, t): pass
+    def state(self): return {} # what a resumed tuning must know, as JSON takes it
+    def restore(self, state): pass
 
 # %% ../../nbs/training/02_callbacks.ipynb #c006
 def _in_notebook():
@@ -47,19 +49,19 @@ class Progress(Callback):
     def __init__(self, every=.25): # seconds between updates
         self.every = every
     def before_fit(self, t):
-        self.start = self.last = time.perf_counter()
-        self.bar = self.handle = None
-        if not _in_notebook(): self.bar = tqdm(total=t.steps, desc="tuning", file=sys.stderr, leave=False, mininterval=1)
+        self.start, self.first = time.perf_counter(), t.step
+        self.last, self.bar, self.handle = self.start, None, None
+        if not _in_notebook(): self.bar = tqdm(total=t.steps, initial=t.step, desc="tuning", file=sys.stderr, leave=False, mininterval=1)
         else:
             from IPython.display import HTML, display
             self.html, self.handle = HTML, display(HTML("tuning ..."), display_id=True)
     def after_step(self, t):
         if self.bar is not None:
-            self.bar.update(1)
+            self.bar.update(t.step - self.bar.n)
             self.bar.set_postfix_str(f"loss {t.row['loss']:.3f}", refresh=False)
         elif time.perf_counter() - self.last > self.every:
             self.last, gone = time.perf_counter(), time.perf_counter() - self.start
-            left = gone/t.step*(t.steps-t.step)
+            left = gone/(t.step-self.first)*(t.steps-t.step)
             self.handle.update(self.html(f"<progress value='{t.step}' max='{t.steps}'></progress> {t.step}/{t.steps}, loss {t.row['loss']:.3f}, {clock(left)} to go<br>{spark([r['loss'] for r in t.rows])}"))
     def after_fit(self, t):
         if self.bar is not None: self.bar.close()
@@ -78,6 +80,8 @@ class EarlyStop(Callback):
         if below is None and patience is None: raise ValueError("EarlyStop needs below= (a loss) or patience= (a number of steps).")
         self.below, self.patience, self.min_delta, self.of = below, patience, min_delta, of
     def before_fit(self, t): self.best, self.since = math.inf, 0
+    def state(self): return dict(best=self.best, since=self.since)
+    def restore(self, state): self.best, self.since = state["best"], state["since"]
     def after_step(self, t):
         x = t.row.get(self.of)
         if x is None: return
@@ -95,6 +99,8 @@ class JSONLLog(Callback):
         self.file.write(json.dumps(t.row) + "\n")
         self.file.flush()
     def after_fit(self, t): self.file.close()
+    def state(self): return dict(bytes=self.file.tell())
+    def restore(self, state): self.file.truncate(min(state["bytes"], self.file.tell())) # steps that were logged but not saved are done, and logged, again
 
 class Track(Callback):
     "Hands each step to an experiment tracker."

@@ -7,6 +7,7 @@ __all__ = ['target_logprobs', 'loss_on', 'generate', 'exact_match', 'first_line'
 
 # %% ../../nbs/training/01_inference.ipynb #c003
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +16,36 @@ from ..data import Encoded, Example, check_lengths, collate, encode_at, encode_c
 from ..lm import FrozenLM
 from ..measure import Measured, mean, proportion
 from ..prompts import SoftPrompt
-from .forward import assemble, plan, row_start, run_prefix, target_logits
+from .forward import assemble, plan, run_prefix, target_losses
+from .packing import groups, row_start
 
 # %% ../../nbs/training/01_inference.ipynb #c004
-def _split(lm, prompt):
+def _one(lm, prompt):
     "Vectors and place of a prompt, a bare tensor, or None."
     if prompt is None: return None, "start"
     if isinstance(prompt, torch.Tensor): prompt = SoftPrompt(prompt)
     if prompt.vectors.shape[1] != lm.d_model: raise ValueError(f"The prompt is {prompt.vectors.shape[1]} wide and {lm.name} is {lm.d_model} wide: use a prompt that was made for this model.")
     return prompt.vectors.to(lm.device), prompt.at
+
+@dataclass
+class _Lanes:
+    "The distinct prompts of a call, and which of them each row has."
+    prompts: list # (n, d) vectors, or None
+    of: list # a prompt's number for each row
+    at: object # its place: one for all rows, or one for each
+    sizes: list # its length for each row
+    def take(self, rows): return [self.of[i] for i in rows]
+
+def _lanes(lm, prompt, rows):
+    "`_Lanes` of one prompt for all rows, or of a list with one for each."
+    if not isinstance(prompt, (list, tuple)): prompt = [prompt]*rows
+    if len(prompt) != rows: raise ValueError(f"{len(prompt)} prompts for {rows} rows: give one prompt, or a list with one for each row.")
+    number, made = {}, []
+    for p in prompt:
+        if number.setdefault(id(p), len(number)) == len(made): made.append(_one(lm, p))
+    of, places = [number[id(p)] for p in prompt], {str(a) for _, a in made}
+    sizes = [0 if v is None else len(v) for v, _ in made]
+    return _Lanes([v for v, _ in made], of, made[0][1] if len(places) == 1 else [made[l][1] for l in of], [sizes[l] for l in of])
 
 def _by_length(lengths, batch_size):
     "Row numbers in batches of similar length, so that little is spent on padding."
@@ -33,27 +55,26 @@ def _by_length(lengths, batch_size):
 # %% ../../nbs/training/01_inference.ipynb #c005
 @torch.no_grad()
 def target_logprobs(lm: FrozenLM, # the model
-                    prompt: SoftPrompt|torch.Tensor|None, # a prompt, or None for none
+                    prompt, # a `SoftPrompt`, (n, d) vectors, None for none, or a list with one for each example
                     examples: Sequence[Example], # inputs and targets
                     batch_size: int=64, # rows a pass
                     end: bool=True, # does the end-of-text token count as part of each target?
 ) -> tuple: # log-probability of each target (N,), its number of tokens (N,)
     "Log-probability of each example's target, in nats, and how many tokens it has."
-    vectors, at = _split(lm, prompt)
     if not len(examples): raise ValueError("There are no examples: at least one is needed.")
-    rows = encode_at(lm, examples, at, end)
-    check_lengths(lm, rows, 0 if vectors is None else len(vectors))
+    lanes = _lanes(lm, prompt, len(examples))
+    rows = encode_at(lm, examples, lanes.at, end)
+    check_lengths(lm, rows, lanes.sizes)
     total, count = torch.zeros(len(rows)), torch.zeros(len(rows))
     for ids in _by_length([len(r.ids) for r in rows], batch_size):
-        z, y, r = target_logits(lm, vectors, pad_rows(lm, [rows[i] for i in ids]))
-        nll = F.cross_entropy(z.float(), y, reduction="none").cpu()
-        at_row = torch.tensor(ids)[r.cpu()]
+        nll, r = target_losses(lm, lanes.prompts, pad_rows(lm, [rows[i] for i in ids], lanes=lanes.take(ids)))
+        nll, at_row = nll.cpu(), torch.tensor(ids)[r.cpu()]
         total.index_add_(0, at_row, -nll)
         count.index_add_(0, at_row, torch.ones_like(nll))
     return total, count
 
 def loss_on(lm: FrozenLM, # the model
-            prompt: SoftPrompt|torch.Tensor|None, # a prompt, or None for the model alone
+            prompt, # a `SoftPrompt`, (n, d) vectors, None for the model alone, or a list with one for each row
             examples: Sequence[Example], # inputs and targets
             batch_size: int=64, # rows a pass
             end: bool=True, # does the end-of-text token count as part of each target?
@@ -63,36 +84,36 @@ def loss_on(lm: FrozenLM, # the model
     return mean(-total/count, weights=count)
 
 # %% ../../nbs/training/01_inference.ipynb #c009
-def _generate_shared(lm, vectors, batch, head, kw):
-    "New token ids, decoded from a cache that holds the prefix."
-    pre, k, B = run_prefix(lm, vectors, head), len(head), len(batch)
-    j = torch.arange(batch.input_ids.shape[1], device=lm.device)[None]
-    real = batch.attention_mask.bool() & (j >= (row_start(batch.attention_mask) + k)[:, None])
-    keep = real.any(0)
-    ids, mask = batch.input_ids[:, keep], real[:, keep].long()
-    full = torch.cat([mask.new_ones(B, pre.n), mask], 1)
-    out = lm.model.generate(torch.cat([ids.new_full((B, pre.n), lm.pad_id), ids], 1), attention_mask=full, past_key_values=pre.expanded(B*kw.get("num_beams", 1)), **kw)
+def _generate_cached(lm, prompts, batch, kw):
+    "New token ids, decoded from a cache that holds each row's prefix."
+    g = groups(prompts, batch)
+    pre, j = run_prefix(lm, prompts, g.keys), torch.arange(batch.input_ids.shape[1], device=lm.device)[None]
+    real = batch.attention_mask.bool() & (j >= (row_start(batch.attention_mask) + g.head)[:, None])
+    keep, here = real.any(0), pre.real[g.of]
+    ids, full = batch.input_ids[:, keep], torch.cat([here, real[:, keep].long()], 1)
+    cache = pre.cache(g.of.repeat_interleave(kw.get("num_beams", 1)))
+    out = lm.model.generate(torch.cat([torch.full_like(here, lm.pad_id), ids], 1), attention_mask=full, past_key_values=cache, **kw)
     return out[:, full.shape[1]:]
 
-def _generate_plain(lm, vectors, batch, kw):
+def _generate_plain(lm, prompts, batch, kw):
     "New token ids, every row's prompt computed anew."
-    x = assemble(lm, vectors, batch)
+    x = assemble(lm, prompts, batch)
     return lm.model.generate(inputs_embeds=x.inputs_embeds, attention_mask=x.attention_mask, **kw)
 
 # %% ../../nbs/training/01_inference.ipynb #c010
-def _continue(lm, vectors, rows, kw):
+def _continue(lm, prompts, rows, of, kw):
     "New token ids for one batch of contexts, by the fastest exact path."
-    if vectors is None and not all(r.ids for r in rows): raise ValueError("An empty text and no prompt leave the model nothing to continue: give a text or a prompt.")
-    if vectors is not None and all(len(r.ids) > r.place for r in rows):
-        batch = pad_rows(lm, [Encoded(r.ids, len(r.ids)-1, r.place) for r in rows], "left") # the last token stands in for a label, for the check of the path
-        path, head = plan(lm, vectors, batch)
-        if path in ("shared", "split"): return _generate_shared(lm, vectors, batch, head, kw)
-    return _generate_plain(lm, vectors, pad_rows(lm, rows, "left"), kw)
+    bare = [prompts[l] is None for l in of]
+    if any(b and not r.ids for b, r in zip(bare, rows)): raise ValueError("An empty text and no prompt leave the model nothing to continue: give a text or a prompt.")
+    if not all(bare) and all(len(r.ids) > max(r.place, b) for r, b in zip(rows, bare)):
+        batch = pad_rows(lm, [Encoded(r.ids, len(r.ids)-1, r.place) for r in rows], "left", of) # the last token stands in for a label, for the check of the path
+        if plan(lm, prompts, batch, decode=True) == "cached": return _generate_cached(lm, prompts, batch, kw)
+    return _generate_plain(lm, prompts, pad_rows(lm, rows, "left", of), kw)
 
 # %% ../../nbs/training/01_inference.ipynb #c011
 @torch.no_grad()
 def generate(lm: FrozenLM, # the model
-             prompt: SoftPrompt|torch.Tensor|None, # a prompt, or None for the model alone
+             prompt, # a `SoftPrompt`, (n, d) vectors, None for the model alone, or a list with one for each row
              texts: str|Sequence[str], # one text, or a list of them
              max_new_tokens: int=20, # how far to go
              batch_size: int=64, # texts a pass
@@ -101,19 +122,21 @@ def generate(lm: FrozenLM, # the model
 ) -> list[str]: # new text only, one for each text
     "Continuations of texts behind a prompt, greedy unless told otherwise; raises ValueError for a text that does not fit."
     if kw.get("num_return_sequences", 1) > 1: raise ValueError("generate gives one continuation for each text: for several, repeat the text in the list.")
-    vectors, at = _split(lm, prompt)
-    rows = [encode_context(lm, t, at, i) for i, t in enumerate([texts] if isinstance(texts, str) else texts)]
-    check_lengths(lm, rows, 0 if vectors is None else len(vectors), max_new_tokens)
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    lanes = _lanes(lm, prompt, len(texts))
+    ats = lanes.at if isinstance(lanes.at, list) else [lanes.at]*len(texts)
+    rows = [encode_context(lm, t, at, i) for i, (t, at) in enumerate(zip(texts, ats))]
+    check_lengths(lm, rows, lanes.sizes, max_new_tokens)
     kw = dict(max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=lm.pad_id, eos_token_id=lm.tokenizer.eos_token_id) | kw
     out = [None]*len(rows)
     for ids in _by_length([len(r.ids) for r in rows], batch_size):
-        new = _continue(lm, vectors, [rows[i] for i in ids], kw)
+        new = _continue(lm, lanes.prompts, [rows[i] for i in ids], lanes.take(ids), kw)
         for i, text in zip(ids, lm.tokenizer.batch_decode(new, skip_special_tokens=True)): out[i] = text if stop is None else text.split(stop)[0]
     return out
 
 # %% ../../nbs/training/01_inference.ipynb #c015
 def exact_match(lm: FrozenLM, # the model
-                prompt: SoftPrompt|torch.Tensor|None, # a prompt, or None for the model alone
+                prompt, # a `SoftPrompt`, (n, d) vectors, None for the model alone, or a list with one for each row
                 examples: Sequence[Example], # inputs and right answers
                 batch_size: int=64, # texts a pass
                 max_new_tokens: int|None=None, # default: as many as the longest target, and its end
@@ -130,7 +153,7 @@ def first_line(text: str, # an answer
 
 # %% ../../nbs/training/01_inference.ipynb #c018
 def score_options(lm: FrozenLM, # the model
-                  prompt: SoftPrompt|torch.Tensor|None, # a prompt, or None for the model alone
+                  prompt, # a `SoftPrompt`, (n, d) vectors, None for the model alone, or a list with one for each row
                   texts: Sequence[str], # inputs
                   options: Sequence, # answers, with their leading space: one list for all texts, or one list for each
                   normalize: str|None=None, # None for sums of log-probabilities, "tokens" for their mean per token
@@ -140,6 +163,7 @@ def score_options(lm: FrozenLM, # the model
     if normalize not in (None, "tokens"): raise ValueError(f"normalize={normalize!r}: use None or 'tokens'.")
     lists = [list(options)]*len(texts) if isinstance(options[0], str) else [list(o) for o in options]
     if len(lists) != len(texts): raise ValueError(f"{len(lists)} lists of options for {len(texts)} texts: give one list, or one for each text.")
+    if isinstance(prompt, (list, tuple)): prompt = [p for p, opts in zip(prompt, lists, strict=True) for _ in opts]
     total, count = target_logprobs(lm, prompt, [Example(t, o) for t, opts in zip(texts, lists) for o in opts], batch_size, end=False)
     score = total/count if normalize else total
     out = torch.full((len(texts), max(map(len, lists))), -torch.inf)
@@ -153,7 +177,7 @@ def to_prompt_embeds(lm: FrozenLM, # the prompt's model
                      text: str="", # the text that goes with it
 ) -> torch.Tensor: # (n + tokens, d_model) on the CPU, in the model's dtype
     "Prompt and text as one matrix of embeddings, for vLLM, SGLang and `generate(inputs_embeds=...)`."
-    vectors, at = _split(lm, prompt)
+    vectors, at = _one(lm, prompt)
     c = encode_context(lm, text, at)
     e = lm.embed(torch.tensor(c.ids, dtype=torch.long, device=lm.device))
     return torch.cat([e[:c.place], vectors.to(e), e[c.place:]]).cpu()
