@@ -103,6 +103,7 @@ class _Pool:
         self.pool.shutdown(cancel_futures=now)
         self.stop.close()
 
+# %% ../../nbs/training/06_sweep.ipynb #c009
 class Serial(cf.Executor):
     "Runs everything in this process, at once and in turn: for debugging, and for classes that live in a notebook."
     _max_workers = 1
@@ -118,7 +119,7 @@ class _Foreign:
     def __init__(self, executor): self.submit, self.window = executor.submit, 1 if isinstance(executor, Serial) else 1000
     def end(self, now=False): pass
 
-# %% ../../nbs/training/06_sweep.ipynb #c009
+# %% ../../nbs/training/06_sweep.ipynb #c010
 def _classes(v):
     "All dataclasses in a value."
     if is_dataclass(v):
@@ -135,7 +136,7 @@ def _refuse_homeless(configs):
             raise ValueError(f"{cls.__name__} was defined in a notebook or a function, so worker processes cannot import it: write its cell to a file with %%writefile and import it from there, "
                              "or give workers=0 to run in this process, or an executor that sends classes along, such as Dask's.")
 
-# %% ../../nbs/training/06_sweep.ipynb #c011
+# %% ../../nbs/training/06_sweep.ipynb #c012
 @dataclass
 class Sweep:
     "What came of a sweep."
@@ -159,7 +160,7 @@ class Sweep:
         parts = [f"{len(x)} {what}" for x, what in ((self.done, "done"), (self.there, "already there"), (self.failed, "failed")) if x] + ([f"{self.left} not done"] if self.left else [])
         return f"Sweep({len(self.ids)} runs: {', '.join(parts) or 'nothing to do'}, {clock(self.seconds)}{', interrupted' if self.interrupted else ''}; store {self.store.folder.name!r})"
 
-# %% ../../nbs/training/06_sweep.ipynb #c012
+# %% ../../nbs/training/06_sweep.ipynb #c013
 class _Bar:
     "Progress with an estimate."
     def __init__(self, sweep, show):
@@ -184,7 +185,7 @@ class _Bar:
         if self.bar is not None: self.bar.close()
         elif self.handle is not None: self.handle.update(self.html(repr(self.s).replace("<", "&lt;")))
 
-# %% ../../nbs/training/06_sweep.ipynb #c014
+# %% ../../nbs/training/06_sweep.ipynb #c015
 @dataclass(eq=False)
 class _Job:
     "Configurations that go to a worker together."
@@ -206,7 +207,7 @@ def _jobs(configs, together):
     for c in configs: kinds.setdefault(type(c), []).append(c)
     return [_Job(cs[i:i+together]) for cs in kinds.values() for i in range(0, len(cs), together)]
 
-# %% ../../nbs/training/06_sweep.ipynb #c015
+# %% ../../nbs/training/06_sweep.ipynb #c016
 class _Loop:
     "Hands out jobs until none is left."
     def __init__(self, sweep, jobs, pool, bar): self.s, self.todo, self.pool, self.bar, self.flying, self.later = sweep, deque(jobs), pool, bar, {}, []
@@ -233,7 +234,7 @@ class _Loop:
         if status == "busy": self.later.append(_Job([config], wait=True))
         elif status: dict(done=s.done, there=s.there, failed=s.failed)[status].append(id)
 
-# %% ../../nbs/training/06_sweep.ipynb #c016
+# %% ../../nbs/training/06_sweep.ipynb #c017
 def _broken(self, error, suspects, innocent=()):
     "A worker died: a new pool, and the runs that were under way one at a time; the one that dies alone again has failed."
     if not self.pool.own:
@@ -252,7 +253,7 @@ def _broken(self, error, suspects, innocent=()):
 
 _Loop.broken = _broken
 
-# %% ../../nbs/training/06_sweep.ipynb #c017
+# %% ../../nbs/training/06_sweep.ipynb #c018
 def _begin(configs, store, retry_failed):
     "Store, what is known already, and what is to be done; every configuration is hashed before anything starts."
     store = store if isinstance(store, RunStore) else RunStore(store)
@@ -266,6 +267,7 @@ def _begin(configs, store, retry_failed):
     known = {*s.there, *s.failed}
     return s, [c for i, c in named.items() if i not in known]
 
+# %% ../../nbs/training/06_sweep.ipynb #c019
 def sweep(configs: Iterable, # configurations, see `TuneConfig`; equal ones run once
           store: RunStore|str|Path, # where records are, and go
           executor=None, # anything whose `submit` gives something with `done` and `result`; default: spawned processes on this machine
