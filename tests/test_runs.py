@@ -20,7 +20,9 @@ from softprompt_nb.data import Example
 from softprompt_nb.measure import over_runs
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training import runs as module
+from softprompt_nb.training import tuning
 from softprompt_nb.training.runs import Result, RunStore, TuneConfig, content_hash
+from softprompt_nb.training.sweep import Serial, sweep
 
 
 @dataclass(frozen=True)
@@ -282,6 +284,32 @@ def test_examples_of_ones_own_are_split_without_overlap(tmp_path):
 def test_a_tuning_that_diverges_is_a_result(tmp_path):
     r = RunStore(tmp_path).run(TuneConfig(data="lab:plural", n=1, steps=3, lr=1e30, warmup=0, test=4))
     assert r.metrics["outcome"] == "diverged" and "smaller lr" in r.info["ended"]
+
+
+def test_tunings_together_are_as_tunings_alone(tmp_path):
+    configs = [TuneConfig(data="lab:plural", n=n, seed=n, steps=s, test=6) for n, s in ((1, 4), (3, 6), (2, 5))] + [TuneConfig(data="lab:plurall"), TuneConfig(data="lab:plural", n=2, steps=3, lr=1e30, warmup=0, test=4)]
+    alone, together = (sweep(configs, tmp_path/str(k), Serial(), together=k, progress=False) for k in (1, 8))
+    assert len(together.done) == 4 and together.failures.data.tolist() == ["lab:plurall"]
+    for c in configs[:3]:
+        a, b = alone.store[c], together.store[c]
+        assert b.environment["together"] == 5 and a.metrics["loss"] == pytest.approx(b.metrics["loss"], abs=1e-4) and (a.history.loss - b.history.loss).abs().max() < 1e-4
+    assert together.store[configs[-1]].metrics["outcome"] == "diverged"
+
+
+def test_a_tuning_goes_on_from_its_state(tmp_path, monkeypatch):
+    config, steps = TuneConfig(data="lab:plural", n=2, steps=7, test=6, save_every=3), []
+    whole = RunStore(tmp_path/"whole").run(config)
+    class Stop(BaseException): pass
+    def stops(active, real=tuning.step_together):
+        steps.append(active[0].step)
+        if steps == [0, 1, 2, 3, 4]: raise Stop
+        return real(active)
+    monkeypatch.setattr(tuning, "step_together", stops)
+    store = RunStore(tmp_path/"broken")
+    with pytest.raises(Stop): store.run(config)
+    again = store.run(config)
+    assert steps == [0, 1, 2, 3, 4, 3, 4, 5, 6] and again.environment["resumed"]
+    assert again.metrics == whole.metrics and again.history.equals(whole.history) and again.data["files"]["arrays.safetensors"] == whole.data["files"]["arrays.safetensors"]
 
 
 def test_an_interrupted_tuning_is_none(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from toys import Trouble, Walk
 
 FORK = multiprocessing.get_context("fork")
 WALKS = [Walk(seed) for seed in range(16)]
-TUNES = [TuneConfig(data="lab:plural", n=n, seed=seed, steps=6, test=5, checkpoints=3) for n in (1, 3) for seed in (0, 1)]
+TUNES = [TuneConfig(data="lab:plural", n=n, seed=seed, steps=6, test=5, checkpoints=3, save_every=2) for n in (1, 3) for seed in (0, 1)]
 
 
 def forked(configs, folder):

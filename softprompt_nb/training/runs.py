@@ -22,7 +22,8 @@ from ..lm import load_lm
 from ..measure import Measured
 from ..prompts import SoftPrompt
 from .inference import exact_match, loss_on
-from .tuning import TuningDiverged, tune
+from .many import lanes_that_fit
+from .tuning import Pool, Settings, TuningDiverged, prepare, result, tune
 
 import numpy as np
 import pandas as pd
@@ -398,7 +399,8 @@ class _TuneFields:
     checkpoints: int = 20
     regularizer: Callable|None = None # (n, d) vectors -> scalar; a function from an importable module
     dtype: str|None = None # of the model
-    device: str|None = field(default=None, compare=False) # where it runs; no part of the run's name
+    device: str|None = field(default=None, compare=False) # where it runs; this and the next are no part of the run's name
+    save_every: int = field(default=20, compare=False) # steps between writes of its state
 
 # %% ../../nbs/training/05_runs.ipynb #c040
 @dataclass(frozen=True, repr=False)
@@ -419,6 +421,30 @@ class TuneConfig(_TuneFields):
     def run(self, work):
         "Tune and measure; a tuning that diverges is a result too."
         lm, prompt, train, test = self.parts()
-        try: run = tune(lm, prompt, train, progress=False, **self.settings())
+        try: run = tune(lm, prompt, train, progress=False, state=work.folder/"state.safetensors", save_every=self.save_every, **self.settings())
         except TuningDiverged as e: run = e.run
         return self.measured(run, lm, test)
+    def lane(self, work):
+        "The tuning before its first step, or where it was left, with its model and the items to measure on."
+        s = self.settings()
+        lm, prompt, train, test = self.parts()
+        t = prepare(lm, prompt, train, None, Settings(**{k: v for k, v in s.items() if k != "regularizer"}), s["regularizer"])
+        t.path = work.folder/"state.safetensors"
+        return t, lm, test
+
+# %% ../../nbs/training/05_runs.ipynb #c042
+def _together(cls, configs, works):
+    "(number, result or error) of each configuration, as it is finished; tunings of one model take their steps together."
+    groups = {}
+    for i, (c, w) in enumerate(zip(configs, works)):
+        try: groups.setdefault((c.model, c.dtype, c.device), []).append((i, c, *c.lane(w)))
+        except Exception as e: yield i, e
+    for lanes in groups.values():
+        pool = Pool([t for _, _, t, _, _ in lanes], lanes_that_fit(lanes[0][3], [l[2] for l in lanes]), min(l[1].save_every for l in lanes))
+        while pool.waiting or pool.active:
+            pool.turn()
+            for i, c, t, lm, test in [l for l in lanes if l[2].outcome not in ("waiting", "running")]:
+                lanes.remove(next(l for l in lanes if l[0] == i))
+                yield i, t.error or c.measured(result(t), lm, test)
+
+TuneConfig.run_many = classmethod(_together)

@@ -44,6 +44,7 @@ def _many(store, configs, out):
         for c, w in todo:
             if w.id not in out: out[w.id] = attempt(store, c, w)
 
+# %% ../../nbs/training/06_sweep.ipynb #c005
 def _task(folder, configs, wait=False):
     "What is sent to a worker: id -> (status, sentence). Runs that fail are recorded; a store that cannot be written has the status 'store'."
     store, out = RunStore(folder), {}
@@ -55,7 +56,7 @@ def _task(folder, configs, wait=False):
     except OSError as e: out[""] = ("store", f"The store {str(folder)!r} cannot be used ({e}): put that right and start again; what is recorded stays, and only the rest is done.")
     return out
 
-# %% ../../nbs/training/06_sweep.ipynb #c006
+# %% ../../nbs/training/06_sweep.ipynb #c007
 def _serve(parent, stop, ready, devices, threads):
     "The first thing that a worker does."
     def watch():
@@ -76,7 +77,7 @@ def _gpus():
 
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../../nbs/training/06_sweep.ipynb #c007
+# %% ../../nbs/training/06_sweep.ipynb #c008
 class _Pool:
     "A spawn pool that can be made anew."
     own = True
@@ -102,6 +103,7 @@ class _Pool:
         self.pool.shutdown(cancel_futures=now)
         self.stop.close()
 
+# %% ../../nbs/training/06_sweep.ipynb #c009
 class Serial(cf.Executor):
     "Runs everything in this process, at once and in turn: for debugging, and for classes that live in a notebook."
     _max_workers = 1
@@ -117,7 +119,7 @@ class _Foreign:
     def __init__(self, executor): self.submit, self.window = executor.submit, 1 if isinstance(executor, Serial) else 1000
     def end(self, now=False): pass
 
-# %% ../../nbs/training/06_sweep.ipynb #c008
+# %% ../../nbs/training/06_sweep.ipynb #c010
 def _classes(v):
     "All dataclasses in a value."
     if is_dataclass(v):
@@ -134,7 +136,7 @@ def _refuse_homeless(configs):
             raise ValueError(f"{cls.__name__} was defined in a notebook or a function, so worker processes cannot import it: write its cell to a file with %%writefile and import it from there, "
                              "or give workers=0 to run in this process, or an executor that sends classes along, such as Dask's.")
 
-# %% ../../nbs/training/06_sweep.ipynb #c010
+# %% ../../nbs/training/06_sweep.ipynb #c012
 @dataclass
 class Sweep:
     "What came of a sweep."
@@ -158,7 +160,7 @@ class Sweep:
         parts = [f"{len(x)} {what}" for x, what in ((self.done, "done"), (self.there, "already there"), (self.failed, "failed")) if x] + ([f"{self.left} not done"] if self.left else [])
         return f"Sweep({len(self.ids)} runs: {', '.join(parts) or 'nothing to do'}, {clock(self.seconds)}{', interrupted' if self.interrupted else ''}; store {self.store.folder.name!r})"
 
-# %% ../../nbs/training/06_sweep.ipynb #c011
+# %% ../../nbs/training/06_sweep.ipynb #c013
 class _Bar:
     "Progress with an estimate."
     def __init__(self, sweep, show):
@@ -183,7 +185,7 @@ class _Bar:
         if self.bar is not None: self.bar.close()
         elif self.handle is not None: self.handle.update(self.html(repr(self.s).replace("<", "&lt;")))
 
-# %% ../../nbs/training/06_sweep.ipynb #c013
+# %% ../../nbs/training/06_sweep.ipynb #c015
 @dataclass(eq=False)
 class _Job:
     "Configurations that go to a worker together."
@@ -205,7 +207,7 @@ def _jobs(configs, together):
     for c in configs: kinds.setdefault(type(c), []).append(c)
     return [_Job(cs[i:i+together]) for cs in kinds.values() for i in range(0, len(cs), together)]
 
-# %% ../../nbs/training/06_sweep.ipynb #c014
+# %% ../../nbs/training/06_sweep.ipynb #c016
 class _Loop:
     "Hands out jobs until none is left."
     def __init__(self, sweep, jobs, pool, bar): self.s, self.todo, self.pool, self.bar, self.flying, self.later = sweep, deque(jobs), pool, bar, {}, []
@@ -232,7 +234,7 @@ class _Loop:
         if status == "busy": self.later.append(_Job([config], wait=True))
         elif status: dict(done=s.done, there=s.there, failed=s.failed)[status].append(id)
 
-# %% ../../nbs/training/06_sweep.ipynb #c015
+# %% ../../nbs/training/06_sweep.ipynb #c017
 def _broken(self, error, suspects, innocent=()):
     "A worker died: a new pool, and the runs that were under way one at a time; the one that dies alone again has failed."
     if not self.pool.own:
@@ -242,15 +244,16 @@ def _broken(self, error, suspects, innocent=()):
         if cf.wait([f], 5).done and f.exception() is None: self.receive(f, job) # it came through just before
         else: suspects.append(job)
     self.pool.again()
+    self.todo.extendleft(innocent)
     if len(suspects) == 1 and suspects[0].deaths:
         c = suspects[0].configs[0]
         self.s.store.add_failure(c, RuntimeError("The worker process died twice in this run: it was killed, ran out of memory, or crashed."))
         return self.note(c, "failed")
-    self.todo.extendleft(reversed([*(a for job in suspects for a in job.alone()), *innocent]))
+    self.todo.extendleft(reversed([a for job in suspects for a in job.alone()]))
 
 _Loop.broken = _broken
 
-# %% ../../nbs/training/06_sweep.ipynb #c016
+# %% ../../nbs/training/06_sweep.ipynb #c018
 def _begin(configs, store, retry_failed):
     "Store, what is known already, and what is to be done; every configuration is hashed before anything starts."
     store = store if isinstance(store, RunStore) else RunStore(store)
@@ -264,6 +267,7 @@ def _begin(configs, store, retry_failed):
     known = {*s.there, *s.failed}
     return s, [c for i, c in named.items() if i not in known]
 
+# %% ../../nbs/training/06_sweep.ipynb #c019
 def sweep(configs: Iterable, # configurations, see `TuneConfig`; equal ones run once
           store: RunStore|str|Path, # where records are, and go
           executor=None, # anything whose `submit` gives something with `done` and `result`; default: spawned processes on this machine
