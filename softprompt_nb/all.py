@@ -9,7 +9,8 @@ from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog, Prog
 from softprompt_nb.training.forward import assemble, prompted_loss, prompted_losses, target_logits
 from softprompt_nb.training.inference import exact_match, generate, loss_on, score_options, to_prompt_embeds
 from softprompt_nb.training.many import Runs, tune_many
-from softprompt_nb.training.runs import Record, Result, RunStore, TuneConfig, content_hash
+from softprompt_nb.training.configs import TuneConfig
+from softprompt_nb.training.runs import Record, Result, RunStore, content_hash
 from softprompt_nb.training.sweep import Serial, Sweep, sweep
 from softprompt_nb.training.tuning import Run, Settings, TuningDiverged, tune
 from softprompt_nb.translation.verbalize import nearest_tokens

@@ -21,7 +21,8 @@ from softprompt_nb.measure import over_runs
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training import runs as module
 from softprompt_nb.training import tuning
-from softprompt_nb.training.runs import Result, RunStore, TuneConfig, content_hash
+from softprompt_nb.training.configs import TuneConfig
+from softprompt_nb.training.runs import Result, RunStore, content_hash
 from softprompt_nb.training.sweep import Serial, sweep
 
 

@@ -17,7 +17,8 @@ import torch
 
 from softprompt_nb import files
 from softprompt_nb.training import sweep as module
-from softprompt_nb.training.runs import RunStore, StoreError, TuneConfig, _model, content_hash
+from softprompt_nb.training.configs import TuneConfig, _model
+from softprompt_nb.training.runs import RunStore, StoreError, content_hash
 from softprompt_nb.training.sweep import Serial, sweep
 from toys import Trouble, Walk
 

@@ -79,6 +79,7 @@ def _recomputed(lm):
             if f is None: del l.forward
             else: l.forward = f
 
+# %% ../../nbs/training/00_forward.ipynb #c013
 @cache
 def _apart():
     "Attention looks at lengths, which a compiler would have to compile anew for every batch: it stays outside of what is compiled."
@@ -92,7 +93,7 @@ def _packed_hidden(lm, prompts, batch, split=None):
         h = lm.trunk(inputs_embeds=p.inputs_embeds, position_ids=p.position_ids, use_cache=False, packed=p.layout).last_hidden_state[0]
     return h[p.source.to(h.device)], p.labels, p.row
 
-# %% ../../nbs/training/00_forward.ipynb #c014
+# %% ../../nbs/training/00_forward.ipynb #c015
 @dataclass
 class Prefix:
     "The prefixes after a pass of their own: keys and values of each layer, and the last hidden states."
@@ -125,7 +126,7 @@ def _cached_hidden(lm, prompts, batch):
     r, c = (labels != -100).nonzero(as_tuple=True)
     return torch.where((c == 0)[:, None], pre.last[g.of[r]], h[r, (c-1).clamp(min=0)]), labels[r, c], r
 
-# %% ../../nbs/training/00_forward.ipynb #c016
+# %% ../../nbs/training/00_forward.ipynb #c017
 def _plain_hidden(lm, prompts, batch, full=False):
     "Hidden states (or, with `full`, logits) in front of each target token, every row computed whole."
     x = assemble(lm, prompts, batch)
@@ -145,7 +146,7 @@ def _logits(lm, prompts, batch, path):
     h, y, r = _hidden(lm, prompts, batch, path)
     return (h if path == "full" else lm.head(h)), y, r
 
-# %% ../../nbs/training/00_forward.ipynb #c018
+# %% ../../nbs/training/00_forward.ipynb #c019
 def _agree(lm, a, b):
     "Are two sets of logits equal up to rounding?"
     tol = 1e-4 if lm.dtype == torch.float32 else 5e-2
@@ -163,7 +164,7 @@ def _beyond(lm, prompts, batch):
     windows = [w for w in (getattr(lm.config, "sliding_window", None), getattr(lm.config, "attention_chunk_size", None)) if w]
     return bool(windows) and batch.input_ids.shape[1] + max([0, *(len(p) for p in prompts if p is not None)]) > min(windows)
 
-# %% ../../nbs/training/00_forward.ipynb #c019
+# %% ../../nbs/training/00_forward.ipynb #c020
 @torch.no_grad()
 def _check(lm, prompts, batch, paths):
     "The first of the paths whose logits are the model's own on two rows (of two prompts, where there are two)."
@@ -192,7 +193,7 @@ def plan(lm: FrozenLM, # the model
             warnings.warn(f"{lm.name} ({lm.config.model_type}) does not give the same logits with a shared prefix here, so each row is computed whole: slower, equally exact.", stacklevel=3)
     return lm.plans[key]
 
-# %% ../../nbs/training/00_forward.ipynb #c021
+# %% ../../nbs/training/00_forward.ipynb #c022
 def target_logits(lm: FrozenLM, # the model
                   vectors: torch.Tensor|Sequence|None, # (n, d) prompt, one for each lane of the batch, or None for none
                   batch: Batch, # padded rows
@@ -201,7 +202,7 @@ def target_logits(lm: FrozenLM, # the model
     "Logits in front of every target token of a batch; differentiable in `vectors`."
     return _logits(lm, prompts_of(vectors), batch, plan(lm, vectors, batch, shared_prefix))
 
-# %% ../../nbs/training/00_forward.ipynb #c023
+# %% ../../nbs/training/00_forward.ipynb #c024
 PIECE = 2**24 # logits in memory at a time
 
 def _nll(lm, h, y):
@@ -226,6 +227,7 @@ class _InPieces(torch.autograd.Function):
         dh, = ctx.saved_tensors
         return dh*g[:, None].to(dh), None, None, None
 
+# %% ../../nbs/training/00_forward.ipynb #c025
 def target_nll(lm: FrozenLM, # the model
                hidden: torch.Tensor, # (N, d) hidden states in front of the targets
                targets: torch.Tensor, # (N,) token ids
@@ -236,7 +238,7 @@ def target_nll(lm: FrozenLM, # the model
     if hidden.requires_grad: return _InPieces.apply(hidden, targets, lm, size)
     return torch.cat([_nll(lm, a, b) for a, b in zip(hidden.split(size), targets.split(size))])
 
-# %% ../../nbs/training/00_forward.ipynb #c024
+# %% ../../nbs/training/00_forward.ipynb #c026
 def target_losses(lm: FrozenLM, # the model
                   vectors: torch.Tensor|Sequence|None, # (n, d) prompt, one for each lane of the batch, or None for none
                   batch: Batch, # padded rows

@@ -64,6 +64,7 @@ def free_memory(device: torch.device, # where the model is
     try: return min(free, int((group/"memory.max").read_text()) - int((group/"memory.current").read_text()))
     except (OSError, ValueError): return free
 
+# %% ../../nbs/training/04_many.ipynb #c008
 def kept_bytes(lm: FrozenLM, # the model
                tuning: Tuning, # a lane
 ) -> int: # bytes
@@ -87,7 +88,7 @@ def lanes_that_fit(lm: FrozenLM, # the model
     size = lambda t: t.settings.batch_size*max(len(r.ids) for r in t.data) + len(t.vectors)
     return max(1, min(len(tunings), int(share*free_memory(lm.device)/max(1, kept_bytes(lm, max(tunings, key=size))))))
 
-# %% ../../nbs/training/04_many.ipynb #c012
+# %% ../../nbs/training/04_many.ipynb #c013
 class Runs(list):
     "The `Run` of each lane, in the order of the prompts."
     def table(self):
@@ -105,7 +106,7 @@ class Runs(list):
         ends = ", ".join(f"{k} {o}" for o, k in t.outcome.value_counts().items())
         return f"Runs({len(self)} prompts of {t.n_vectors.min()} to {t.n_vectors.max()} vectors: {ends}; median loss {t.first_loss.median():.3g} -> {t.final_loss.median():.3g}, {clock(t.seconds.sum())})"
 
-# %% ../../nbs/training/04_many.ipynb #c013
+# %% ../../nbs/training/04_many.ipynb #c014
 def tune_many(lm: FrozenLM, # the model
               prompts: Sequence, # where each lane starts: a `SoftPrompt` each, of any length
               examples: Sequence, # what to learn: examples for all lanes, or a list of them for each

@@ -42,6 +42,7 @@ def groups(prompts: list, # (n, d) prompts; None for rows that have none
     of = [keys.setdefault((l, h), len(keys)) for l, h in zip(lane, heads)]
     return Groups(list(keys), torch.tensor(of, device=head.device), head)
 
+# %% ../../nbs/training/00_packing.ipynb #c006
 def tails(batch: Batch, # padded rows
           head: torch.Tensor, # (B,) tokens to leave out
 ) -> tuple: # token ids, labels and whether a token is real, each (B, T)
@@ -53,7 +54,7 @@ def tails(batch: Batch, # padded rows
     j = j.clamp(max=batch.input_ids.shape[1]-1)
     return batch.input_ids.gather(1, j), batch.labels.gather(1, j).masked_fill(~real, -100), real
 
-# %% ../../nbs/training/00_packing.ipynb #c011
+# %% ../../nbs/training/00_packing.ipynb #c012
 def _to(x, device): return replace(x, **{f.name: v.to(device) for f in fields(x) if isinstance(v := getattr(x, f.name), torch.Tensor)})
 
 @dataclass
@@ -76,6 +77,7 @@ class Packed:
     def to(self, device):
         return self if device == self.prefix.device else replace(_to(self, device), blocks=[_to(b, device) for b in self.blocks])
 
+# %% ../../nbs/training/00_packing.ipynb #c013
 def _padded(lengths, first):
     "Indices that fill a (rows, longest) rectangle from tokens laid end to end, and which of its places are real."
     j = torch.arange(int(lengths.max()))
@@ -92,7 +94,7 @@ def _blocks_of(tail, blocks):
         if sum(map(len, left)) >= 64 or l == 0: out, left = [*out, torch.cat(left)], []
     return [b for b in out if len(b)]
 
-# %% ../../nbs/training/00_packing.ipynb #c012
+# %% ../../nbs/training/00_packing.ipynb #c014
 def _block(rows, first, tail, of, lengths, split):
     "A `Block` of some rows, and which of its places are real."
     at, real = _padded(tail[rows], first[rows])
@@ -111,7 +113,7 @@ def _layout(lengths, of, tail, split, blocks):
     moved = len(made) > 1 or not all(r.all() for _, r in made)
     return Packed(prefix, None if real.all() else real.flatten().nonzero()[:, 0], [b for b, _ in made], back if moved else None)
 
-# %% ../../nbs/training/00_packing.ipynb #c013
+# %% ../../nbs/training/00_packing.ipynb #c015
 @dataclass
 class Pass:
     "What one packed pass of the model receives, and where its targets are."
@@ -122,6 +124,7 @@ class Pass:
     labels: torch.Tensor # (targets,) target token ids
     row: torch.Tensor # (targets,) row of each target
 
+# %% ../../nbs/training/00_packing.ipynb #c016
 def _prefix_pieces(lm, prompts, keys):
     "Embeddings of every prefix, in pieces: the tokens in front of a prompt, the prompt, and so on."
     sizes = [len(h) for _, h in keys]
@@ -148,7 +151,7 @@ def pack(lm: FrozenLM, # the model
     source = torch.where(c == 0, n.cumsum(0)[g.of[r]] - 1, n.sum() + (real.sum(1).cumsum(0) - real.sum(1))[r] + c - 1)
     return Pass(x, pos.to(lm.device), layout.to(lm.device), source.to(lm.device), labels[r, c].to(lm.device), r.to(lm.device))
 
-# %% ../../nbs/training/00_packing.ipynb #c017
+# %% ../../nbs/training/00_packing.ipynb #c020
 def _places(x, at, shape):
     "(tokens, heads, width) -> (*shape, heads, width): the tokens of a rectangle; `at` is None where nothing has to move."
     return (x if at is None else x.index_select(0, at.flatten())).unflatten(0, shape)
@@ -177,7 +180,7 @@ def _split(q, k, v, K, V, b, scale):
     out = (p_far.reshape(G, Hk, R*r*T, P) @ V).view(G, Hk, R, r*T, w) + p_near @ v
     return out.unflatten(3, (r, T)).transpose(1, 2).reshape(B, H, T, w)
 
-# %% ../../nbs/training/00_packing.ipynb #c018
+# %% ../../nbs/training/00_packing.ipynb #c021
 def packed_attention(module, query, key, value, attention_mask=None, scaling=None, packed=None, softcap=None, position_bias=None, sliding_window=None, **kw):
     "Causal attention over a packed sequence: (1, heads, N, width) queries, keys and values; raises NotImplementedError for more than that."
     if packed is None or softcap is not None or position_bias is not None or attention_mask is not None: raise NotImplementedError("only plain causal attention is packed")

@@ -128,6 +128,7 @@ def _gradients(ts):
     extras = [_penalty(t) for t in ts]
     return losses, extras, torch.autograd.grad(sum((e for e in extras if e is not None), losses.sum()), [t.vectors for t in ts])
 
+# %% ../../nbs/training/03_tuning.ipynb #c014
 def _advance(t, loss, extra, grad, grad_norm, norm):
     "The optimiser's step of one tuning; fills `t.row`."
     rate = t.settings.rate(t.step+1, t.peak)
@@ -141,7 +142,7 @@ def _advance(t, loss, extra, grad, grad_norm, norm):
     t.step, t.row = t.step+1, row
     t.rows.append(row)
 
-# %% ../../nbs/training/03_tuning.ipynb #c014
+# %% ../../nbs/training/03_tuning.ipynb #c015
 @torch.no_grad()
 def _evaluate(ts):
     "Loss on their held-out examples of several tunings, in as few passes as they fit in."
@@ -163,6 +164,7 @@ def _keep(t):
     if t.stop: t.end("stopped", f"stopped: {t.stop}")
     elif t.step == t.steps: t.end("done", "all steps done")
 
+# %% ../../nbs/training/03_tuning.ipynb #c016
 def step_together(ts: list, # tunings of one model
 ):
     "One optimiser step of each, in one pass of the model; those that have come to their end say so in `outcome`."
@@ -178,7 +180,7 @@ def step_together(ts: list, # tunings of one model
     for t in going: _keep(t)
     for t in ts: t.seconds += (time.perf_counter() - start)/len(ts)
 
-# %% ../../nbs/training/03_tuning.ipynb #c016
+# %% ../../nbs/training/03_tuning.ipynb #c018
 def _belongs(t):
     "What a state must agree with to be continued."
     hashed = lambda v: hashlib.sha256(v.cpu().numpy().tobytes()).hexdigest()[:16]
@@ -201,6 +203,7 @@ def save_state(t: Tuning, # a tuning between two steps
     note = dict(format=1, belongs=_belongs(t), step=t.step, rows=t.rows, kept=[s for s, _ in t.kept], best=[t.best[0], t.best[2]], seconds=t.seconds, outcome=t.outcome, ended=t.ended)
     write_tensors(path, tensors, note | dict(own={k: x.state() for k, x in _with_state(t).items()}))
 
+# %% ../../nbs/training/03_tuning.ipynb #c019
 def load_state(t: Tuning, # a tuning before its first step
                path: str|Path, # a file that `save_state` wrote
 ):
@@ -219,7 +222,7 @@ def load_state(t: Tuning, # a tuning before its first step
     t.step, t.rows, t.seconds, t.outcome, t.ended = n["step"], n["rows"], n["seconds"], n["outcome"], n["ended"]
     t.row, t.best, t.kept, t.own = t.rows[-1] if t.rows else {}, (n["best"][0], v["best"], n["best"][1]), list(zip(n["kept"], v["kept"])), n["own"]
 
-# %% ../../nbs/training/03_tuning.ipynb #c018
+# %% ../../nbs/training/03_tuning.ipynb #c021
 def data_fingerprint(examples: Sequence[Example], # inputs and targets
 ) -> str:
     "A hash of a data set's texts in their order."
@@ -249,7 +252,7 @@ def result(t: Tuning, # a tuning, at its end or not
     prompt = replace(t.start, vectors=v.to(t.lm.device), info=t.start.info | dict(steps=at_step, **brief))
     return Run(prompt, pd.DataFrame(t.rows), torch.stack([c for _, c in kept]), [s for s, _ in kept], record)
 
-# %% ../../nbs/training/03_tuning.ipynb #c020
+# %% ../../nbs/training/03_tuning.ipynb #c023
 def prepare(lm: FrozenLM, # the model
             prompt: SoftPrompt, # where to start
             examples: Sequence[Example], # what to learn
@@ -267,6 +270,7 @@ def prepare(lm: FrozenLM, # the model
     check_lengths(lm, rows, prompt.n)
     return Tuning(lm, prompt, examples, rows, valid, settings, regularizer, callbacks)
 
+# %% ../../nbs/training/03_tuning.ipynb #c024
 def _begin(t):
     "Go on from a state if there is one, and tell the watchers; an error in one of them ends this tuning."
     if t.outcome != "waiting": return # it had begun, and was sent back to wait for lack of memory
@@ -294,12 +298,12 @@ def _finish(t):
         for c in t.callbacks: c.after_fit(t)
     except Exception as e: _failed(t, e)
 
-# %% ../../nbs/training/03_tuning.ipynb #c021
+# %% ../../nbs/training/03_tuning.ipynb #c025
 class Pool:
     "Tunings of one model: some under way together, the others waiting. It looks like a tuning to a progress bar."
     def __init__(self, tunings, width=1, save_every=20):
         self.all, self.waiting, self.active, self.width, self.save_every = list(tunings), deque(tunings), [], width, save_every
-        self.steps, self.rows, self.row = sum(t.steps for t in tunings), [], {}
+        self.steps, self.rows, self.row = sum(t.steps for t in self.all), [], {}
     @property
     def step(self): return sum(t.steps if t.outcome in ("done", "stopped", "diverged", "failed") else t.step for t in self.all)
     def pass_(self):
@@ -309,24 +313,23 @@ class Pool:
             except torch.OutOfMemoryError:
                 if len(self.active) == 1: raise
                 self.width = len(self.active)//2
-                self.waiting.extendleft(reversed(self.active[self.width:]))
-                del self.active[self.width:]
+                while len(self.active) > self.width: self.waiting.appendleft(self.active.pop())
                 torch.cuda.empty_cache()
     def turn(self):
         "Let in those who can, take a step, let out those who are done."
         while self.waiting and len(self.active) < self.width:
             self.active.append(self.waiting.popleft())
             _begin(self.active[-1])
-        ended = [t for t in self.active if t.outcome != "running"]
-        self.active = [t for t in self.active if t.outcome == "running"]
+        self.leave()
         if self.active: self.pass_()
         for t in self.active:
             if t.path and t.step % self.save_every == 0 and t.outcome == "running": _save(t)
-        for t in [*ended, *self.active]:
-            if t.outcome != "running": _finish(t)
-        self.active = [t for t in self.active if t.outcome == "running"]
+        self.leave()
+    def leave(self):
+        ended, self.active = [t for t in self.active if t.outcome != "running"], [t for t in self.active if t.outcome == "running"]
+        for t in ended: _finish(t)
 
-# %% ../../nbs/training/03_tuning.ipynb #c022
+# %% ../../nbs/training/03_tuning.ipynb #c026
 def run_pool(pool: Pool, # tunings that have not begun
              watch: Callback|None=None, # sees the pool as if it were one tuning
 ):
@@ -348,7 +351,7 @@ def run_pool(pool: Pool, # tunings that have not begun
     finally:
         if watch: watch.after_fit(pool)
 
-# %% ../../nbs/training/03_tuning.ipynb #c023
+# %% ../../nbs/training/03_tuning.ipynb #c027
 def tune(lm: FrozenLM, # the model
          prompt: SoftPrompt, # where to start, as `SoftPrompt.init` gives it; it is not changed
          examples: Sequence[Example], # what to learn
