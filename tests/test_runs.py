@@ -19,7 +19,7 @@ from toys import Trouble, Walk, double
 from softprompt_nb.data import Example
 from softprompt_nb.measure import over_runs
 from softprompt_nb.prompts import SoftPrompt
-from softprompt_nb.training import runs as module
+from softprompt_nb.training import configs, runs as module
 from softprompt_nb.training import tuning
 from softprompt_nb.training.configs import TuneConfig
 from softprompt_nb.training.runs import Result, RunStore, content_hash
@@ -274,12 +274,12 @@ def test_a_tuning_is_a_function_of_its_configuration(tmp_path):
 
 def test_examples_of_ones_own_are_split_without_overlap(tmp_path):
     data = tuple(Example(f"say {w}", f" {w}") for w in "one two three four five six seven eight".split())
-    train, test = module._split(data, 4, 3, 0)
-    assert len(train) == 4 and len(test) == 3 and not set(train) & set(test) and module._split(data, None, 3, 0)[0][:4] == train
+    train, test = configs._split(data, 4, 3, 0)
+    assert len(train) == 4 and len(test) == 3 and not set(train) & set(test) and configs._split(data, None, 3, 0)[0][:4] == train
     r = RunStore(tmp_path).run(TuneConfig(data=data, train=4, test=3, n=1, steps=2))
     assert r.metrics["loss_n"] == 3 and r.info["examples"] == 4
-    with pytest.raises(ValueError, match="There are 8 Examples"): module._split(data, 6, 3, 0)
-    with pytest.raises(ValueError, match="'lab:'"): module._split("capital", 6, 3, 0)
+    with pytest.raises(ValueError, match="There are 8 Examples"): configs._split(data, 6, 3, 0)
+    with pytest.raises(ValueError, match="'lab:'"): configs._split("capital", 6, 3, 0)
 
 
 def test_a_tuning_that_diverges_is_a_result(tmp_path):
@@ -314,11 +314,11 @@ def test_a_tuning_goes_on_from_its_state(tmp_path, monkeypatch):
 
 
 def test_an_interrupted_tuning_is_none(tmp_path, monkeypatch):
-    real = module.tune
+    real = configs.tune
     def tune(*a, **k):
         run = real(*a, **k)
         run.record["outcome"] = "interrupted"
         return run
-    monkeypatch.setattr(module, "tune", tune)
+    monkeypatch.setattr(configs, "tune", tune)
     with pytest.raises(KeyboardInterrupt): RunStore(tmp_path).run(TuneConfig(data="lab:plural", n=1, steps=1, test=4))
     assert len(RunStore(tmp_path)) == 0 and not len(RunStore(tmp_path).failed())
