@@ -174,8 +174,10 @@ def _split(q, k, v, K, V, b, scale):
     k, v = (x.view(G, R, Hk, T, w).transpose(1, 2) for x in (k, v))
     far = (q.reshape(G, Hk, R*r*T, w) @ K.transpose(2, 3)).view(G, Hk, R, r*T, P)
     near = q.flatten(3, 4) @ k.transpose(3, 4) # (G, Hk, R, r*T, T)
-    seen = b.mask if b.mask.ndim == 2 else b.mask.view(G, 1, R, 1, T, P+T)
-    z = torch.cat([far, near], -1).unflatten(3, (r, T)).masked_fill(~seen, -torch.inf).softmax(-1, dtype=torch.float32).to(q.dtype).flatten(3, 4)
+    later, hidden = ~b.mask[..., -T:, P:], ~b.mask[..., :1, :P] # places after the token, places that are padding of a prefix
+    near = near.unflatten(3, (r, T)).masked_fill(later if later.ndim == 2 else later.view(G, 1, R, 1, T, T), -torch.inf).flatten(3, 4)
+    if b.mask.ndim > 2: far = far.masked_fill(hidden.view(G, 1, R, 1, P), -torch.inf)
+    z = torch.cat([far, near], -1).softmax(-1, dtype=torch.float32).to(q.dtype)
     p_far, p_near = z.split([P, T], -1)
     out = (p_far.reshape(G, Hk, R*r*T, P) @ V).view(G, Hk, R, r*T, w) + p_near @ v
     return out.unflatten(3, (r, T)).transpose(1, 2).reshape(B, H, T, w)
