@@ -86,12 +86,12 @@ def plot_runs(table, # DataFrame, a row for each run
     for color, (name, part) in zip(list(COLORS.values())*9, table.groupby(by, sort=True, dropna=False) if by else [(None, table)]):
         values = {places[v]: part[part[x] == v][y].astype(float).tolist() for v in places if (part[x] == v).any()}
         counts = sorted({len(v) for v in values.values()})
-        many = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") if counts else "n = 0"
+        many = f"{counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + " runs" if counts else "no run"
         means = [over_runs(v) for v in values.values()]
         err = np.nan_to_num([[float(m)-m.low for m in means], [m.high-float(m) for m in means]])
-        ax.scatter([p for p, v in values.items() for _ in v], [v for vs in values.values() for v in vs], s=14, color=color, alpha=.45, lw=0)
-        ax.errorbar(list(values), [float(m) for m in means], err, color=color, marker="o", ms=5, lw=1.5, capsize=3, label=many if by is None else f"{by} {name} ({many})")
-    if not numbers: ax.set_xticks(list(places.values()), list(places))
+        ax.scatter([p for p, v in values.items() for _ in v], [v for vs in values.values() for v in vs], s=22, facecolor="none", edgecolor=color, lw=1)
+        ax.errorbar(list(values), [float(m) for m in means], err, color=color, marker="o", ms=5, lw=1.5, capsize=3, label=f"mean of {many}" if by is None else f"{by} {name} ({many})")
+    if not numbers or len(places) <= 8: ax.set_xticks(list(places.values()), list(places))
     ax.set(xlabel=x, ylabel=f"{y}\n(mean over runs, 95 % t interval)")
     ax.legend(frameon=False)
     return ax

@@ -210,6 +210,13 @@ def test_a_full_disk_does_not_end_a_tuning(tmp_path, monkeypatch):
     assert run.record["outcome"] == "done"
 
 
+def test_a_range_or_an_array_has_an_entry_for_each_lane(tmp_path):
+    import numpy as np
+    lm = lm_of("gpt2")
+    runs = tune_many(lm, [SoftPrompt.init(lm, 3)]*3, EXAMPLES, seed=range(3), lr=np.array([.01, .02, .03]), steps=torch.tensor([2, 3, 4]), state=tmp_path, progress=False)
+    assert runs.table()[["seed", "lr", "steps_done"]].values.tolist() == [[0, .01, 2], [1, .02, 3], [2, .03, 4]] and runs[1:].table().seed.tolist() == [1, 2]
+
+
 def test_lanes_may_be_continued_one_by_one(tmp_path):
     lm = lm_of("gpt2")
     prompts = [SoftPrompt.init(lm, 3, seed=i) for i in range(4)]
@@ -227,6 +234,7 @@ def test_lanes_may_be_continued_one_by_one(tmp_path):
 def test_bad_arguments_are_refused(args, kw, words):
     lm, (n, data) = lm_of("gpt2"), args
     with pytest.raises(ValueError, match=words): tune_many(lm, [SoftPrompt.init(lm, 3)]*n if n else [], data, progress=False, **kw)
+    with pytest.raises(ValueError, match="prompts is a SoftPrompt.*use tune"): tune_many(lm, SoftPrompt.init(lm, 3), EXAMPLES)
     with pytest.raises(TypeError, match="takes no stepz"): tune_many(lm, [SoftPrompt.init(lm, 3)], EXAMPLES, stepz=3)
 
 

@@ -258,7 +258,7 @@ def test_compare_says_which_columns_there_are(tmp_path):
     for seed in range(3):
         for steps in (2, 4): store.run(Walk(seed, steps))
     ax = store.compare("far", x="steps")
-    assert ax.get_legend().get_texts()[0].get_text() == "n = 3" and ax.get_xlabel() == "steps"
+    assert ax.get_legend().get_texts()[0].get_text() == "mean of 3 runs" and ax.get_xlabel() == "steps"
     with pytest.raises(ValueError, match="no column 'near': give one of"): store.compare("near", x="steps")
 
 

@@ -23,9 +23,9 @@ import torch
 # %% ../../nbs/training/04_many.ipynb #c005
 def _each(value, lanes, name):
     "One value for each lane."
-    if not isinstance(value, (list, tuple)): return [value]*lanes
+    if callable(value) or isinstance(value, str) or not hasattr(value, "__len__"): return [value]*lanes
     if len(value) != lanes: raise ValueError(f"{name} has {len(value)} entries for {lanes} prompts: give one value, or one for each prompt.")
-    return list(value)
+    return value.tolist() if hasattr(value, "tolist") else list(value)
 
 def _data(examples, lanes, name="examples"):
     "A data set for each lane."
@@ -124,7 +124,7 @@ def tune_many(lm: FrozenLM, # the model
               **settings, # further fields of `Settings`, for all lanes or a list for each
 ) -> Runs:
     "Train many prompts in one pass a step, each as `tune` would; raises ValueError naming the lane whose prompt or data do not fit. What goes wrong later is in a run's record and in a warning."
-    prompts = list(prompts)
+    if not isinstance(prompts, (list, tuple)): raise ValueError(f"prompts is a {type(prompts).__name__}: give a list with a SoftPrompt for each lane, or use tune for a single one.")
     if not prompts: raise ValueError("There are no prompts: give a list with at least one.")
     lanes = _lanes(lm, prompts, examples, valid, regularizer, callbacks, settings | dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed))
     if max_lanes is not None and max_lanes < 1: raise ValueError(f"max_lanes={max_lanes}: give at least 1, or None for as many as memory allows.")
