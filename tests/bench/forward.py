@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 from softprompt_nb.data import Batch
 from softprompt_nb.lm import FrozenLM
 from softprompt_nb.training.forward import plan, prompted_loss
+from softprompt_nb.training.many import kept_for_backward
 
 SHAPES = {
     "70m": lambda: GPTNeoXConfig(vocab_size=50304, hidden_size=512, num_hidden_layers=6, num_attention_heads=8, intermediate_size=2048, rotary_pct=.25, max_position_embeddings=2048),
@@ -63,18 +64,6 @@ def steps(lm, B, T, n):
     return dict(ours=ours, bare=bare, peft=theirs), plan(lm, v, batch), dict(ours=ours_loss, peft=peft_loss)
 
 
-def kept_mb(loss, lm):
-    "What a loss keeps for its backward pass besides the weights, the same on any device."
-    weights, seen = {p.untyped_storage().data_ptr() for p in lm.model.parameters()}, {}
-    def count(x):
-        s = x.untyped_storage()
-        if s.data_ptr() not in weights: seen[s.data_ptr()] = s.nbytes()
-        return x
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x): out = loss()
-    del out
-    return round(sum(seen.values())/2**20)
-
-
 def clock(f, device):
     "Seconds and, on a GPU, peak bytes of one call."
     if device == "cuda":
@@ -95,7 +84,7 @@ def measure(lm, shape, B, T, n, repeats, device):
         except torch.cuda.OutOfMemoryError: failed[k] = "out of memory"
     runs = [{k: clock(f, device) for k, f in fs.items() if k not in failed} for _ in range(repeats)]
     row = dict(shape=shape, B=B, T=T, n=n, path=path, aim=AIMS.get((shape, B, T, n)), **{f"{k}_failed": v for k, v in failed.items()})
-    row |= {f"{k}_kept_mb": kept_mb(f, lm) for k, f in losses.items() if k not in failed}
+    row |= {f"{k}_kept_mb": round(kept_for_backward(lm, f)/2**20) for k, f in losses.items() if k not in failed}
     for k in fs:
         if k in failed: continue
         row[f"{k}_ms"] = round(1e3*statistics.median(r[k][0] for r in runs), 1)
