@@ -9,6 +9,7 @@ from softprompt_nb.data import Example, load_examples
 from softprompt_nb.lm import load_lm
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.inference import generate, loss_on
+from softprompt_nb.training.many import tune_many
 from softprompt_nb.training.tuning import tune
 
 SHARED = Path(__file__).resolve().parents[2]/"shared"
@@ -29,6 +30,16 @@ def test_a_prompt_makes_a_real_model_say_a_given_sentence(tmp_path):
     assert sentence.strip() in generate(lm, run.prompt, [ex[0].input], 40)[0]
     again = SoftPrompt.load(run.prompt.save(tmp_path/"p"), load_lm(stories))
     assert torch.equal(again.vectors, run.prompt.vectors) and loss_on(lm, again, ex) == loss_on(lm, run.prompt, ex)
+
+
+@needs(stories)
+def test_many_prompts_on_a_real_model_are_single_ones():
+    lm = load_lm(stories)
+    examples = [[Example("", t)] for t in (" Once upon a time there was a red ball.", " Tom and Lily went to the park.", " The dog was very happy today.")]
+    prompts = [SoftPrompt.init(lm, n, seed=n) for n in (4, 8, 16)]
+    kw = dict(steps=40, batch_size=1, end=False, progress=False)
+    for p, e, r in zip(prompts, examples, tune_many(lm, prompts, examples, **kw)):
+        assert (tune(lm, p, e, **kw).history.loss - r.history.loss).abs().max() < 1e-4 and r.record["final_loss"] < .5*r.record["first_loss"]
 
 
 @needs(sst2)

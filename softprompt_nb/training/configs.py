@@ -96,7 +96,7 @@ class TuneConfig(_TuneFields):
         t.path = work.folder/"state.safetensors"
         return t, lm, test
 
-# %% ../../nbs/training/06_configs.ipynb #c008
+# %% ../../nbs/training/06_configs.ipynb #c009
 def _together(cls, configs, works):
     "(number, result or error) of each configuration, as it is finished; tunings of one model take their steps together."
     groups = {}
