@@ -197,6 +197,18 @@ def test_the_store_as_a_container(tmp_path):
         with pytest.raises(KeyError): store.set_aside(bad)
 
 
+def test_tidy_removes_what_a_killed_process_left_of_a_finished_run_and_nothing_else(tmp_path):
+    store = RunStore(tmp_path)
+    id = store.run(Walk(0)).id
+    work = tmp_path/"work"
+    (work/f"{id}.lock").touch() # killed between the removal of the folder and that of the lock
+    unfinished = content_hash(Walk(1))
+    (work/unfinished).mkdir()
+    (work/f"{unfinished}.lock").touch()
+    store.tidy()
+    assert sorted(p.name for p in work.iterdir()) == [unfinished, f"{unfinished}.lock"]
+
+
 def test_the_table_is_tidy_and_sorted(tmp_path):
     store = RunStore(tmp_path)
     for seed in (10, 2, 1): store.run(Walk(seed))

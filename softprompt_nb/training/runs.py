@@ -344,7 +344,8 @@ def _compare(self,
 
 def _tidy(self):
     "Remove what finished runs of killed processes left; nothing that a live process uses."
-    for folder in (p for p in (self.folder/"work").glob("*") if p.is_dir() and p.name in self):
-        with self.claim(folder.name): pass # a claim cleans up behind a record that stands
+    for id in {p.name.removesuffix(".lock") for p in (self.folder/"work").glob("[0-9a-f]*")}: # the folder goes first: a killed process may have left the lock alone
+        if id in self:
+            with self.claim(id): pass # a claim cleans up behind a record that stands
 
 RunStore.compare, RunStore.tidy = _compare, _tidy
