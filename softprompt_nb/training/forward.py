@@ -15,7 +15,7 @@ from functools import cache, partial
 
 from ..data import Batch
 from ..lm import FrozenLM
-from .packing import groups, pack, packed_attention, row_start, tails
+from .packing import groups, pack, packed_attention, prefix_rows, row_start, tails
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +85,7 @@ def _apart():
     "Attention looks at lengths, which a compiler would have to compile anew for every batch: it stays outside of what is compiled."
     AttentionInterface.register("softprompt_packed", torch.compiler.disable(packed_attention))
 
-def _packed_hidden(lm, prompts, batch, split=None):
+def _packed_hidden(lm, prompts, batch, split=False):
     "Hidden states in front of each target token, every prompt and every token computed once."
     if lm.compiled is not None: _apart()
     p = pack(lm, prompts, batch, split)
@@ -110,7 +110,7 @@ def run_prefix(lm: FrozenLM, # the model
                keys: list, # the distinct prefixes, as `groups` gives them
 ) -> Prefix:
     "Keys and values of the distinct prefixes of a batch, computed as a batch."
-    rows = [torch.cat([lm.embed(torch.tensor(h, dtype=torch.long, device=lm.device)), *([] if prompts[l] is None else [prompts[l].to(lm.dtype)])]) for l, h in keys]
+    rows = prefix_rows(lm, prompts, keys)
     x, n = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(r) for r in rows], device=lm.device)
     j, cache = torch.arange(x.shape[1], device=x.device)[None], DynamicCache()
     out = lm.trunk(inputs_embeds=x, past_key_values=cache, use_cache=True, position_ids=j.expand(len(x), -1)).last_hidden_state

@@ -91,7 +91,7 @@ class Tuning:
         self.noise = {d: torch.Generator(d).manual_seed(settings.seed).get_state() for d in {"cpu", lm.device.type} & {"cpu", "cuda"}}
         self.step, self.steps, self.rows, self.row, self.stop = 0, settings.steps, [], {}, None
         self.outcome, self.ended, self.seconds, self.error = "waiting", "", 0., None
-        self.path, self.saved, self.own = None, None, ()
+        self.path, self.own = None, ()
         self.kept, self.best = [(0, self.copy())], (math.inf, self.copy(), 0)
         self.unit = lm.norms.median().item()
         self.keep_at = {round(i*settings.steps/settings.checkpoints) for i in range(1, settings.checkpoints+1)} if settings.checkpoints else set()
@@ -276,7 +276,7 @@ def _begin(t):
     if t.outcome != "waiting": return # it had begun, and was sent back to wait for lack of memory
     t.outcome = "running"
     if t.path and Path(t.path).is_file(): load_state(t, t.path)
-    t.saved = t.step
+    if t.outcome != "running": t.path = None # it had come to its end, and its file says so already
     try:
         for c in t.callbacks: c.before_fit(t)
         for k, x in _with_state(t).items():
@@ -289,7 +289,6 @@ def _save(t):
     except OSError as e:
         warnings.warn(f"The state of the tuning could not be written to {str(t.path)!r} ({e}); it goes on without.", stacklevel=2)
         t.path = None
-    t.saved = t.step
 
 def _finish(t):
     "Save a tuning that has come to its end, and tell the watchers."

@@ -17,22 +17,17 @@ from softprompt_nb.lab.world import TASKS, lab_task, with_instruction, with_shot
 from softprompt_nb.lm import load_lm
 from softprompt_nb.measure import proportion
 from softprompt_nb.prompts import SoftPrompt
+from softprompt_nb.training.configs import _draw
 from softprompt_nb.training.inference import exact_match
 from softprompt_nb.training.tuning import tune
 
 HOWS = ("alone", "examples", "instruction", "tuned")
 
 
-def drawn(task, n, split):
-    "Up to n items of a split; all of them where there are fewer."
-    try: return task.examples(n, seed=0, split=split)
-    except ValueError: return task.examples(None, seed=0, split=split)
-
-
 def one(lm, name, seed):
     "A row of the table."
     task = lab_task(name)
-    train, test = drawn(task, 400, "train"), drawn(task, 200, "test")
+    train, test = _draw(task, 400, 0, "train"), _draw(task, 200, 0, "test")
     run = tune(lm, SoftPrompt.init(lm, n=10, seed=seed), train, steps=80, batch_size=16, seed=seed, progress=False)
     got = dict(alone=exact_match(lm, None, test), examples=exact_match(lm, None, with_shots(task, test, 5)), instruction=exact_match(lm, None, with_instruction(task, test)), tuned=exact_match(lm, run.prompt, test))
     return dict(task=name, kind=task.kind, train=len(train), n=len(test), seconds=round(run.record["seconds"], 2), **{k: [round(m.value, 4), round(m.low, 4), round(m.high, 4)] for k, m in got.items()})
