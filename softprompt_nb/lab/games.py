@@ -18,7 +18,7 @@ from ..data import Example
 from ..plots import COLORS, axes
 
 # %% ../../nbs/lab/01_games.ipynb #c005
-OPENINGS = """
+_OPEN_GAMES = """
 ruy lopez : e2e4 e7e5 g1f3 b8c6 f1b5
 italian game : e2e4 e7e5 g1f3 b8c6 f1c4
 two knights defence : e2e4 e7e5 g1f3 b8c6 f1c4 g8f6
@@ -43,17 +43,21 @@ smith morra gambit : e2e4 c7c5 d2d4 c5d4 c2c3
 french winawer : e2e4 e7e6 d2d4 d7d5 b1c3 f8b4
 french tarrasch : e2e4 e7e6 d2d4 d7d5 b1d2
 french advance : e2e4 e7e6 d2d4 d7d5 e4e5
-caro kann classical : e2e4 c7c6 d2d4 d7d5 b1c3 d5e4 c3e4 c8f5
-caro kann advance : e2e4 c7c6 d2d4 d7d5 e4e5
 """
 
 # %% ../../nbs/lab/01_games.ipynb #c006
-OPENINGS += """
+_OTHER_GAMES = """
+caro kann classical : e2e4 c7c6 d2d4 d7d5 b1c3 d5e4 c3e4 c8f5
+caro kann advance : e2e4 c7c6 d2d4 d7d5 e4e5
 scandinavian defence : e2e4 d7d5 e4d5 d8d5 b1c3 d5a5
 alekhine defence : e2e4 g8f6 e4e5 f6d5
 pirc defence : e2e4 d7d6 d2d4 g8f6 b1c3 g7g6
 modern defence : e2e4 g7g6 d2d4 f8g7
 nimzowitsch defence : e2e4 b8c6
+"""
+
+# %% ../../nbs/lab/01_games.ipynb #c007
+_CLOSED_GAMES = """
 queen's gambit accepted : d2d4 d7d5 c2c4 d5c4
 queen's gambit declined : d2d4 d7d5 c2c4 e7e6 b1c3 g8f6
 tarrasch defence : d2d4 d7d5 c2c4 e7e6 b1c3 c7c5
@@ -80,9 +84,11 @@ bird opening : f2f4
 larsen opening : b2b3
 grob opening : g2g4
 """
-OPENINGS = dict(line.split(' : ') for line in OPENINGS.strip().splitlines() if line)
 
-# %% ../../nbs/lab/01_games.ipynb #c009
+# %% ../../nbs/lab/01_games.ipynb #c008
+OPENINGS = dict(line.split(' : ') for line in (_OPEN_GAMES + _OTHER_GAMES + _CLOSED_GAMES).split('\n') if line)
+
+# %% ../../nbs/lab/01_games.ipynb #c011
 def _board(moves):
     "The position after the moves, UCI as a list or a string."
     board, moves = chess.Board(), moves.split() if isinstance(moves, str) else list(moves)
@@ -98,7 +104,7 @@ def _legal(board, uci):
     if not (board.is_legal(move) and move.uci() == board.uci(move) == uci): raise ValueError
     return move
 
-# %% ../../nbs/lab/01_games.ipynb #c012
+# %% ../../nbs/lab/01_games.ipynb #c014
 VALUES = (0, 1, 3, 3, 5, 9, 99) # of no piece, pawn, knight, bishop, rook, queen, king
 MIDDLE = [min(f, 7-f) + min(r, 7-r) for r in range(8) for f in range(8)] # how near to the middle a square lies
 
@@ -113,7 +119,7 @@ def _draw(board, rng, n=1):
 
 def _random(board, rng): return next(iter(_draw(board, rng)), None)
 
-# %% ../../nbs/lab/01_games.ipynb #c013
+# %% ../../nbs/lab/01_games.ipynb #c015
 def _mate(board):
     "A move that gives check from where it lands, and mates."
     king, mine = board.king(not board.turn), board.occupied_co[board.turn]
@@ -140,7 +146,7 @@ def _greedy(board, rng):
         if board.is_legal(m): return m
     return max(_draw(board, rng, 3), key=lambda m: _towards_middle(board, m), default=None)
 
-# %% ../../nbs/lab/01_games.ipynb #c015
+# %% ../../nbs/lab/01_games.ipynb #c017
 KINDS = ('random', 'greedy', 'opening')
 
 def _play(rng, kind, plies):
@@ -163,7 +169,7 @@ def game(rng, # a `random.Random`; the same state gives the same game in every p
     "The moves of one legal game in UCI; it stops early at mate, stalemate, or when nobody can mate; a bad kind or number raises `ValueError`."
     return _play(rng, kind, plies)[1]
 
-# %% ../../nbs/lab/01_games.ipynb #c018
+# %% ../../nbs/lab/01_games.ipynb #c020
 FORMS = dict(uci='chess', san='chess in san', board='chess board')
 
 def _check_form(form):
@@ -184,7 +190,7 @@ def write_game(moves, # UCI, a list or a string
     moves = [m.uci() for m in board.move_stack]
     return ''.join(f' {m}' for m in (_sans(moves) if form == 'san' else moves))
 
-# %% ../../nbs/lab/01_games.ipynb #c020
+# %% ../../nbs/lab/01_games.ipynb #c022
 def _head(form, moves, said=''):
     "Everything in front of the next move."
     if form == 'board': return f'{FORMS[form]}{said} :\n{write_game(moves, form)}'
@@ -204,7 +210,7 @@ def game_item(rng, # a `random.Random`
         if len(moves) == plies+1: return Example(_head(form, moves[:-1]), f' {_next(moves, form)}')
     raise ValueError(f'100 games of kind {kind!r} were over before half move {plies+1}: ask for fewer plies')
 
-# %% ../../nbs/lab/01_games.ipynb #c022
+# %% ../../nbs/lab/01_games.ipynb #c024
 def game_text(rng, # a `random.Random`
               form='uci', # "uci", "san" or "board"
               kind='greedy', # as in `game`
@@ -220,7 +226,7 @@ def game_text(rng, # a `random.Random`
     moves = moves[:rng.randint(1, len(moves))]
     return f'{_head(form, moves[:-1], said)} {_next(moves, form)}'
 
-# %% ../../nbs/lab/01_games.ipynb #c025
+# %% ../../nbs/lab/01_games.ipynb #c027
 def legal_moves(moves, # UCI, a list or a string
                 form='uci', # "san" for SAN, else UCI
                )->list[str]:
@@ -240,7 +246,7 @@ def is_legal_next(moves, # UCI, a list or a string
     except ValueError: return False
     return form != 'san' or bool(move) and word in ((san := board.san(move)), san.rstrip('+#'))
 
-# %% ../../nbs/lab/01_games.ipynb #c028
+# %% ../../nbs/lab/01_games.ipynb #c030
 def read_game(text, # a header such as "chess :" or "chess in san :" and moves, as `game_item` and `game_text` write them
              )->list[str]:
     "The moves in UCI; a board does not tell its moves, so that it raises `ValueError`, as do other texts and illegal moves."
@@ -254,7 +260,7 @@ def read_game(text, # a header such as "chess :" or "chess in san :" and moves, 
         except ValueError: raise ValueError(f'move {i+1}, {word!r}, is not legal after {board.fen()}: give legal moves in SAN, such as Nf3 or O-O') from None
     return [m.uci() for m in board.move_stack]
 
-# %% ../../nbs/lab/01_games.ipynb #c030
+# %% ../../nbs/lab/01_games.ipynb #c032
 def plot_board(moves, # UCI, a list or a string
                ax=None, # where to draw; None for a new figure
               ):
@@ -272,7 +278,7 @@ def plot_board(moves, # UCI, a list or a string
     for side in ax.spines.values(): side.set_visible(False)
     return ax
 
-# %% ../../nbs/lab/01_games.ipynb #c033
+# %% ../../nbs/lab/01_games.ipynb #c035
 STEPS = dict(N=(-1, 0), S=(1, 0), E=(0, 1), W=(0, -1)) # row, column; also the order in which ties are broken
 _WEST, _EAST = sum(1 << 8*r for r in range(8)), sum(1 << 8*r+7 for r in range(8)) # first and last column
 _ALL = (1 << 64) - 1
@@ -292,7 +298,17 @@ def _step(cell, move):
     r, c = cell//8 + STEPS[move][0], cell%8 + STEPS[move][1]
     return 8*r+c if 0 <= r < 8 and 0 <= c < 8 else None
 
-# %% ../../nbs/lab/01_games.ipynb #c035
+# %% ../../nbs/lab/01_games.ipynb #c038
+def _shortest(free, at, goal):
+    "The shortest path that comes first in the order N, S, E, W, as letters; None if there is none."
+    layers, path = _layers(free, 1 << goal, 1 << at), ''
+    if not layers[-1] >> at & 1: return None
+    for layer in layers[-2::-1]:
+        move, at = next((m, to) for m in STEPS if (to := _step(at, m)) is not None and layer >> to & 1)
+        path += move
+    return path
+
+# %% ../../nbs/lab/01_games.ipynb #c039
 @dataclass(frozen=True)
 class Maze:
     "A board of 8 x 8 cells; raises `ValueError` for other sizes, other letters, or without exactly one A and one B."
@@ -307,6 +323,8 @@ class Maze:
     def start(self): return divmod(''.join(self.rows).index('A'), 8)
     @property
     def goal(self): return divmod(''.join(self.rows).index('B'), 8)
+    @cached_property
+    def solution(self): return _shortest(self._mask(), *(''.join(self.rows).index(c) for c in 'AB'))
     @property
     def distance(self): return None if self.solution is None else len(self.solution)
     @property
@@ -314,28 +332,14 @@ class Maze:
     def __repr__(self): return f"Maze({'unsolvable' if self.solution is None else f'{self.distance} moves'}: {'/'.join(self.rows)})"
     def _repr_markdown_(self): return f"```\n{self.text}\n```\n{'unsolvable' if self.solution is None else ' '.join(self.solution)}"
 
-# %% ../../nbs/lab/01_games.ipynb #c037
-def _solution(self:Maze):
-    "The shortest path that comes first in the order N, S, E, W, as letters; None if there is none."
-    cells = ''.join(self.rows)
-    at, goal = cells.index('A'), cells.index('B')
-    layers, path = _layers(self._mask(), 1 << goal, 1 << at), ''
-    if not layers[-1] >> at & 1: return None
-    for layer in layers[-2::-1]:
-        move, at = next((m, to) for m in STEPS if (to := _step(at, m)) is not None and layer >> to & 1)
-        path += move
-    return path
-Maze.solution = cached_property(_solution)
-Maze.solution.__set_name__(Maze, 'solution')
-
-# %% ../../nbs/lab/01_games.ipynb #c039
+# %% ../../nbs/lab/01_games.ipynb #c041
 def maze(rng, # a `random.Random`
          walls=.25, # share of walls: each board's own share lies between half of it and one and a half times it
          longest=None, # upper bound on the shortest path; None for any
          solvable=None, # True or False to ask for such boards; None takes what comes
          shortest=1, # lower bound on the shortest path
         )->Maze:
-    "A random board; `A` and `B` lie on any two free cells that keep to the bounds; `ValueError` if 2000 boards have none."
+    "A random board; `A` and `B` lie on any two free cells that keep to the bounds, or cannot reach each other; `ValueError` if 2000 boards have none."
     longest = 63 if longest is None else longest
     if not 0 <= walls <= .6: raise ValueError(f'walls={walls!r} is no share of walls: give a number from 0 to 0.6')
     if not 1 <= shortest <= longest: raise ValueError(f'no path is at least {shortest} and at most {longest} moves long: give 1 <= shortest <= longest')
@@ -352,7 +356,7 @@ def maze(rng, # a `random.Random`
             return Maze(tuple(cells[i:i+8] for i in range(0, 64, 8)))
     raise ValueError(f'none of 2000 boards with walls={walls} fits shortest={shortest}, longest={longest}, solvable={solvable}: loosen one of them')
 
-# %% ../../nbs/lab/01_games.ipynb #c042
+# %% ../../nbs/lab/01_games.ipynb #c044
 @dataclass(frozen=True)
 class Walk:
     "What became of a walk."
@@ -377,7 +381,7 @@ def walk(maze, # a `Maze`
     extra = None if not solved else 0 if maze.solution is None else len(cells) - 1 - maze.distance
     return Walk(not invalid and end != '?', solved, invalid, extra, tuple(divmod(i, 8) for i in cells))
 
-# %% ../../nbs/lab/01_games.ipynb #c045
+# %% ../../nbs/lab/01_games.ipynb #c047
 BACK = dict(N='S', S='N', E='W', W='E')
 
 def _places(maze, moves, ok):
@@ -405,7 +409,7 @@ def maze_path(maze, # a `Maze`
         moves.insert(i, m)
     return ' '.join([*moves, 'D'])
 
-# %% ../../nbs/lab/01_games.ipynb #c047
+# %% ../../nbs/lab/01_games.ipynb #c050
 def maze_item(rng, # a `random.Random`
               extra=0, # as in `maze_path`; said in the header
               invalid=0,
@@ -427,12 +431,12 @@ def read_maze(text, # as `maze_item` writes it
     if len(rows) != 8: raise ValueError(f'{text[:40]!r} holds no maze: give 8 lines of 8 letters with spaces between')
     return Maze(rows)
 
-# %% ../../nbs/lab/01_games.ipynb #c049
+# %% ../../nbs/lab/01_games.ipynb #c052
 def _plot(self:Maze,
-          moves=None, # a walk as text; None for the solution
           ax=None, # where to draw; None for a new figure
+          moves=None, # a walk as text; None for the solution
          ):
-    "The board and a walk over it; steps walked twice are drawn side by side."
+    "The board and a walk over it; one with detours is drawn a little aside at each step, to show what is walked twice."
     ax = axes(ax, (2.4, 2.4))
     ax.imshow([[c == 'X' for c in r] for r in self.rows], cmap='Greys', vmin=0, vmax=1.6)
     cells = walk(self, self.solution or '' if moves is None else moves).cells
