@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from itertools import permutations, product
 from zlib import crc32
 
@@ -33,7 +34,9 @@ class Domain:
     texts: tuple = ()       # all texts, where there are few
     end: str = ' ='
     def ask(self, text): return f'{self.key} : {text}{self.end}'
-    def text(self, line):
+    def text(self,
+             line, # one line of text
+            )->str:
         "What stands between the key and the end; a line of another shape raises `ValueError`."
         found = re.fullmatch(f'{self.key} : ({self.shape}){re.escape(self.end)}', ' '.join(line.split()))
         if not found: raise ValueError(f"not an input of this task: {line[:80]!r}; it should read {self.ask('...')!r} with {self.wants}")
@@ -54,7 +57,7 @@ DOMAINS = dict(
     number=Domain('number', '[1-9][0-9]?', 'a number from 1 to 99', lambda rng: rng.choice(NUMBERS), int, NUMBERS),
     review=Domain('review', rf"[^=:]*\b({'|'.join(GOOD+BAD)})\b[^=:]* \.", 'a review that uses an adjective of `GOOD` or `BAD`', lambda rng: review(rng)['text'], str.split, end=''))
 
-# %% ../../nbs/lab/01_grammar.ipynb #c010
+# %% ../../nbs/lab/01_grammar.ipynb #c013
 OPERATION_TEXTS = """
 copy | list | copy the list . | write the same list again . | repeat what you see .
 reverse | list | reverse the list . | write the list backwards . | go from the end to the start .
@@ -70,11 +73,11 @@ letter | word | give the {0} letter of the word . | what is its {0} letter ? | w
 spell | word | spell the word . | write the word letter by letter . | write all its letters .
 rotate | list | move the first item to the end . | put the first one at the end . | write the first item last .
 swap_start | list | swap the first and the second item . | exchange the first two . | let the first and the second item change places .
-ends | list | give the first and the last item . | write only the two ends . | what are the first and the last item ?
+ends | list | give the first and the last item . | write only the two ends . | leave out all but the first and the last item .
 last_twice | list | write the last item twice . | double the last item . | write the last one two times .
 """
 
-# %% ../../nbs/lab/01_grammar.ipynb #c012
+# %% ../../nbs/lab/01_grammar.ipynb #c017
 AT = dict(first=0, second=1, third=2, last=-1)
 PLACES = dict(start='at the start', end='at the end', after='after the first item')
 
@@ -87,7 +90,7 @@ APPLY = dict(
     replace=_set, upper=OPERATIONS['uppercase'], next=OPERATIONS['next_letters'], letter=lambda w, at: [w[AT[at]]], spell=list,
     rotate=lambda o: o[1:]+o[:1], swap_start=lambda o: [o[1], o[0], *o[2:]], ends=lambda o: [o[0], o[-1]], last_twice=lambda o: [o[-1], o[-1]])
 
-# %% ../../nbs/lab/01_grammar.ipynb #c015
+# %% ../../nbs/lab/01_grammar.ipynb #c020
 def _liked(words):
     "Whether the opinion is a good one; a review with opinions of both kinds raises `ValueError`."
     good, bad = any(w in GOOD for w in words), any(w in BAD for w in words)
@@ -102,7 +105,7 @@ QUESTIONS = dict(
     size=('number', 'the number is above 50', 'not', lambda n: n > 50))
 ASKED = ('say {0} if %s and {1} if it is %s .', 'if %s write {0} and if it is %s write {1} .', 'the answer is {0} when %s and {1} when it is %s .')
 
-# %% ../../nbs/lab/01_grammar.ipynb #c016
+# %% ../../nbs/lab/01_grammar.ipynb #c023
 @dataclass(frozen=True)
 class Operation:
     "What a task does, in words and in code."
@@ -121,7 +124,7 @@ def _question(name, domain, yes, no, test):
 
 COMPOSABLE = {o.name: o for o in [*map(_operation, OPERATION_TEXTS.strip().splitlines()), *(_question(k, *v) for k, v in QUESTIONS.items())]}
 
-# %% ../../nbs/lab/01_grammar.ipynb #c019
+# %% ../../nbs/lab/01_grammar.ipynb #c026
 FORMAT_TEXTS = """
 plain | %s | answer plainly . | give the plain answer . | write the answer and nothing else .
 brackets | [ %s ] | answer in brackets . | put the answer in brackets . | write brackets around the answer .
@@ -148,7 +151,7 @@ def _format(line):
 FORMATS = {f.name: f for f in map(_format, FORMAT_TEXTS.strip().splitlines())}
 ONE_WORD = {'pick', 'letter', *QUESTIONS} # one word needs no commas
 
-# %% ../../nbs/lab/01_grammar.ipynb #c022
+# %% ../../nbs/lab/01_grammar.ipynb #c029
 ADDED = 'cat tree milk star door ship king rose'.split()
 HELD_ADDED = 'fox bread river hat'.split()
 LABELS = [p.split('/') for p in 'good/bad yes/no up/down hot/cold true/false plus/minus sun/moon red/blue'.split()]
@@ -161,9 +164,9 @@ def _arguments(name):
     if name in QUESTIONS: return [p for pair in LABELS+HELD_LABELS for p in permutations(pair)]
     words = ADDED+HELD_ADDED
     return dict(pick=[(a,) for a in AT], drop=[('first',), ('second',), ('last',)], letter=[('first',), ('last',)],
-                insert=list(product(words, PLACES)), replace=list(product(('first', 'second', 'last'), words))).get(name, [()])
+                insert=list(product(words, PLACES)), replace=[(at, w) for w in words for at in ('first', 'second', 'last')]).get(name, [()])
 
-# %% ../../nbs/lab/01_grammar.ipynb #c025
+# %% ../../nbs/lab/01_grammar.ipynb #c032
 @dataclass(frozen=True, eq=False)
 class Items(Sequence):
     "The items of a closed task, each made when it is asked for."
@@ -171,6 +174,10 @@ class Items(Sequence):
     make: Callable # from a text to an `Example`
     def __len__(self): return len(self.texts)
     def __getitem__(self, i): return tuple(map(self.make, self.texts[i])) if isinstance(i, slice) else self.make(self.texts[i])
+
+def _item(op, words, fmt, text):
+    domain = DOMAINS[op.domain]
+    return Example(domain.ask(text), ' ' + fmt.write(op.apply(domain.read(text), *words)))
 
 def _one_line(text): return ' '.join(text.split('\n', 1)[0].split())
 
@@ -183,20 +190,19 @@ class Composed(Task):
     split: str = ''     # one of `SPLITS`
     @property
     def words(self): return tuple(self.argument.split('.')) if self.argument else ()
-    def answer(self, value): return ' ' + FORMATS[self.format].write(COMPOSABLE[self.operation].apply(value, *self.words))
     def __reduce__(self): return composed, (self.name,)
     def __repr__(self):
         ex = self.examples(1)[0]
         return f'Composed({self.name!r}, {self.split}: {self.instruction()!r}, {ex.input!r} ->{ex.target!r})'
 
-# %% ../../nbs/lab/01_grammar.ipynb #c026
+# %% ../../nbs/lab/01_grammar.ipynb #c033
 def _solve(self:Composed,
     input_text, # an input of the task's domain; lines above the last, such as an instruction, are not read
     )->str:
     "The answer, with the space in front that a target has; another kind of input raises `ValueError`."
     if not isinstance(input_text, str): raise ValueError(f"an input is a text, not {type(input_text).__name__}: give one such as {self.examples(1)[0].input!r}")
-    domain = DOMAINS[COMPOSABLE[self.operation].domain]
-    return self.answer(domain.read(domain.text(input_text.rsplit('\n', 1)[-1])))
+    op = COMPOSABLE[self.operation]
+    return _item(op, self.words, FORMATS[self.format], DOMAINS[op.domain].text(input_text.rsplit('\n', 1)[-1])).target
 
 def _check(self:Composed,
     input_text, # an input of the task's domain
@@ -207,7 +213,7 @@ def _check(self:Composed,
 
 Composed.solve, Composed.check = _solve, _check
 
-# %% ../../nbs/lab/01_grammar.ipynb #c028
+# %% ../../nbs/lab/01_grammar.ipynb #c035
 SPLITS = ('train', 'validation', 'composition', 'argument', 'operation')
 
 def _split(name, operation, words):
@@ -219,15 +225,15 @@ def _split(name, operation, words):
 def _compose(op, words, fmt):
     "One task from its three parts."
     domain, name = DOMAINS[op.domain], '.'.join([op.name, *words, fmt.name])
-    def item(text): return Example(domain.ask(text), ' ' + fmt.write(op.apply(domain.read(text), *words)))
-    says = tuple(f'{op.say(words, i)} {ask}' for i, ask in product(range(len(op.phrases)), fmt.phrases))
+    item, asked = partial(_item, op, words, fmt), [op.say(words, i) for i in range(len(op.phrases))]
+    says = tuple(map(' '.join, product(asked, fmt.phrases)))
     return Composed(name, 'composed', says, Items(domain.texts, item), lambda rng: item(domain.draw(rng)),
                     op.name, '.'.join(words), fmt.name, _split(name, op.name, words))
 
 GRAMMAR = {t.name: t for t in (_compose(op, words, fmt) for name, op in COMPOSABLE.items() for words in _arguments(name)
                                for fmt in FORMATS.values() if not (fmt.name == 'commas' and name in ONE_WORD))}
 
-# %% ../../nbs/lab/01_grammar.ipynb #c029
+# %% ../../nbs/lab/01_grammar.ipynb #c036
 def composed(name, # such as "insert.cat.start.brackets": operation, the argument's words, form
             )->Composed:
     "The composed task of that name; any other name raises `ValueError` and says which are close."
@@ -235,7 +241,7 @@ def composed(name, # such as "insert.cat.start.brackets": operation, the argumen
     close = get_close_matches(str(name), GRAMMAR, n=3, cutoff=.5)
     raise ValueError(f"no composed task {name!r}; " + (f"close to it are {', '.join(close)}" if close else "names read like 'insert.cat.start.brackets', and `GRAMMAR` has all of them"))
 
-# %% ../../nbs/lab/01_grammar.ipynb #c040
+# %% ../../nbs/lab/01_grammar.ipynb #c051
 def _known(value, known, what):
     if value is not None and value not in known: raise ValueError(f"unknown {what} {value!r}: there are {', '.join(known)}, and None is for all")
 
