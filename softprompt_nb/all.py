@@ -1,6 +1,7 @@
 "Everything that people type: `from softprompt_nb.all import *`."
 from softprompt_nb.data import Batch, Example, collate, load_examples
 from softprompt_nb.lab.games import Maze, game_item, is_legal_next, legal_moves, maze_item, read_game, read_maze, walk
+from softprompt_nb.lab.grammar import GRAMMAR, composed, grammar
 from softprompt_nb.lab.world import TASKS, lab_task, with_instruction, with_shots
 from softprompt_nb.lm import FrozenLM, lab_models, load_lm
 from softprompt_nb.measure import Measured, mean, over_runs, proportion
