@@ -196,7 +196,7 @@ def _head(form, moves, said=''):
     if form == 'board': return f'{FORMS[form]}{said} :\n{write_game(moves, form)}'
     return f'{FORMS[form]}{said} :{write_game(moves, form)}'
 
-def _next(moves, form): return write_game(moves, 'san' if form == 'san' else 'uci').split()[-1]
+def _next(moves, form): return _sans(moves)[-1] if form == 'san' else moves[-1]
 
 def game_item(rng, # a `random.Random`
               form='uci', # "uci", "san" or "board"
