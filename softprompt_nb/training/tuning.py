@@ -10,7 +10,7 @@ __all__ = ['RELATIVE_LR', 'Settings', 'Run', 'TuningDiverged', 'Tuning', 'step_t
 import hashlib, json, math, platform, time, warnings
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 
 from .. import __version__
@@ -83,9 +83,9 @@ class Tuning:
     "A tuning in progress: what callbacks see."
     def __init__(self, lm, prompt, examples, data, valid, settings, regularizer=None, callbacks=()):
         self.lm, self.start, self.examples, self.data, self.valid = lm, prompt, examples, data, valid
-        self.settings, self.regularizer, self.callbacks = settings, regularizer, callbacks
-        self.peak = settings.lr or RELATIVE_LR*lm.scale
+        self.settings, self.callbacks, self.peak = settings, callbacks, settings.lr or RELATIVE_LR*lm.scale
         self.vectors = prompt.vectors.to(lm.device).clone().requires_grad_()
+        self.regularizer = regularizer.begin(self.vectors.detach().clone()) if hasattr(regularizer, "begin") else regularizer
         self.optimizer = torch.optim.AdamW([self.vectors], lr=self.peak, weight_decay=settings.weight_decay, fused=lm.device.type in ("cpu", "cuda"))
         self.order, self.queue, self.drawn = torch.Generator().manual_seed(settings.seed), [], None
         self.noise = {d: torch.Generator(d).manual_seed(settings.seed).get_state() for d in {"cpu", lm.device.type} & {"cpu", "cuda"}}
@@ -116,17 +116,30 @@ def _penalty(t):
         t.noise_next = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state(t.lm.device)} if "cuda" in t.noise else {})
     return x
 
+def _with_penalty(t, penalty, grad):
+    "Gradient of loss and regulariser together; one with a method `weigh` says how much of its own counts, from the norms of both."
+    t.weight = None
+    if not penalty.requires_grad: return grad
+    try:
+        own, = torch.autograd.grad(penalty, t.vectors, allow_unused=True)
+        if own is None: return grad
+        if hasattr(t.regularizer, "weigh"): t.weight = t.regularizer.weigh(grad.norm(), own.norm())
+    except Exception as e: return _failed(t, e) or grad
+    return grad + own if t.weight is None else grad + t.weight*own
+
 def _failed(t, e):
     t.error = e
     t.end("failed", f"{type(e).__name__}: {e}")
 
+# %% ../../nbs/training/03_tuning.ipynb #c013b
 def _gradients(ts):
     "Losses, regularisers and gradients of several tunings, from one pass."
     for t in ts: t.drawn = t.drawn or t.next_rows() # kept until the step is done, for a pass that has to be repeated
     lanes = [i for i, t in enumerate(ts) for _ in t.drawn]
     losses = prompted_losses(ts[0].lm, [t.vectors for t in ts], pad_rows(ts[0].lm, [r for t in ts for r in t.drawn], lanes=lanes), ts[0].settings.shared_prefix)
     extras = [_penalty(t) for t in ts]
-    return losses, extras, torch.autograd.grad(sum((e for e in extras if e is not None), losses.sum()), [t.vectors for t in ts])
+    grads = torch.autograd.grad(losses.sum(), [t.vectors for t in ts])
+    return losses, extras, [g if e is None else _with_penalty(t, e, g) for t, e, g in zip(ts, extras, grads)]
 
 # %% ../../nbs/training/03_tuning.ipynb #c014
 def _advance(t, loss, extra, grad, grad_norm, norm):
@@ -134,6 +147,7 @@ def _advance(t, loss, extra, grad, grad_norm, norm):
     rate = t.settings.rate(t.step+1, t.peak)
     row = dict(step=t.step+1, loss=loss, smooth=.9*t.rows[-1]["smooth"] + .1*loss if t.rows else loss, lr=rate, grad_norm=grad_norm, norm=norm/t.unit)
     if extra is not None: row["regularizer"], t.noise = extra.item(), t.noise_next
+    if extra is not None and t.weight is not None: row["weight"] = float(t.weight)
     if not all(math.isfinite(v) for v in row.values()):
         return t.end("diverged", f"The loss or its gradient is not a number at step {t.step+1} (loss {loss}, learning rate {rate:.3g}, prompt norm {row['norm']:.3g} of the vocabulary's). "
                                  f"Try a smaller lr (such as {t.peak/4:.2g}), a longer warmup, or the model in float32.")
@@ -185,7 +199,7 @@ def _belongs(t):
     "What a state must agree with to be continued."
     hashed = lambda v: hashlib.sha256(v.cpu().numpy().tobytes()).hexdigest()[:16]
     return dict(settings=asdict(t.settings), model=t.lm.fingerprint, start=hashed(t.start.vectors), at=str(t.start.at), data=data_fingerprint(t.examples), valid=data_fingerprint(t.valid or []),
-                regularizer=None if t.regularizer is None else getattr(t.regularizer, "__qualname__", type(t.regularizer).__qualname__))
+                regularizer=None if t.regularizer is None else repr(t.regularizer) if is_dataclass(t.regularizer) else getattr(t.regularizer, "__qualname__", type(t.regularizer).__qualname__))
 
 def _with_state(t):
     "Watchers and regulariser that have a state, by the name of their class and their number in it."
