@@ -99,7 +99,9 @@ def _ranked(lengths, n, maxdim):
     rank, square = np.empty(len(order), np.float32), np.zeros((n, n), np.float32)
     rank[order] = np.arange(1, len(order)+1, dtype=np.float32) # whole numbers, exact in single precision up to 5793 points
     square[tuple(_pairs(n).T)] = rank
-    bars = ripser(square + square.T, distance_matrix=True, maxdim=maxdim)["dgms"]
+    square = square + square.T
+    far = np.argsort(-square.sum(1)) # outliers first: the engine then has a quarter less to do
+    bars = ripser(square[np.ix_(far, far)], distance_matrix=True, maxdim=maxdim)["dgms"]
     found = [b[np.isfinite(b[:, 1])].astype(np.int64) - 1 for b in bars]
     return [order[b.clip(min=0)] for b in found] # components have no edge of birth, and there is nothing to read in their first column
 
