@@ -20,7 +20,7 @@ settings.register_profile('tda', deadline=None, max_examples=30)
 settings.load_profile('tda')
 EXAMPLES = [Example(c*3, f" {c}!") for c in "abcdefghij"]
 TERMS = dict(soft=TSLoss(), printed=TSLoss(mask=False, units='distance', alpha=10., normalize=None), plain=TSLoss(power=1, fixed_ends=True), exact=TSLoss('exact'), target=TSLoss('exact', connect='target', eta=.5), total=TSLoss('exact', connect='total', normalize='mean'),
-             cosine=TSLoss(metric='cosine'), l2=L2(), pairs=PairDistance(), apart=PairDistance(-1), hofer=Connectivity(), h0=TotalPersistence(0), h1=TotalPersistence(1), random=RandomDirection(seed=1), signature=Signature(start=torch.zeros(1, 1)))
+             cosine=TSLoss(metric='cosine'), balanced=TSLoss(balance=True), l2=L2(), pairs=PairDistance(), apart=PairDistance(-1), hofer=Connectivity(), h0=TotalPersistence(0), h1=TotalPersistence(1), random=RandomDirection(seed=1), signature=Signature(start=torch.zeros(1, 1)))
 
 
 def cloud(n, d, seed=0): return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -60,7 +60,7 @@ def test_the_exact_form_is_its_formula():
     assert TSLoss('exact', connect='total', power=1).parts(x)['h0'].item() == pytest.approx(d[0].deaths.mean().item())
 
 
-@pytest.mark.parametrize('name', [n for n in TERMS if n not in ('hofer', 'random')]) # one is TSLoss's target with a constant mean, the other is tested for its length below
+@pytest.mark.parametrize('name', [n for n in TERMS if n not in ('hofer', 'random', 'balanced')]) # the first is TSLoss's target with a constant mean, the others are tested for their length below
 def test_gradients_are_finite_differences(name):
     "Constants of the gradient (the mean of normalize='fixed', the spread behind alpha) are moved along by a difference, so those terms are compared with everything free."
     free = dict(soft=TSLoss(units='distance', normalize='mean'), plain=TSLoss(units='distance', normalize='mean', power=1), exact=TSLoss('exact', normalize='mean'), target=TSLoss('exact', connect='target', eta=.5, normalize='mean'),
@@ -83,7 +83,7 @@ def test_gradients_exist_everywhere(name, kind):
     if value.requires_grad: assert torch.autograd.grad(value, x)[0].isfinite().all()
 
 
-@pytest.mark.parametrize('name', [n for n in TERMS if n not in ('apart', 'random')])
+@pytest.mark.parametrize('name', [n for n in TERMS if n not in ('apart', 'random', 'balanced')])
 def test_a_step_downhill_goes_down(name):
     x = cloud(10, 4, 7).requires_grad_()
     term = term_for(name, x.detach())
@@ -96,6 +96,15 @@ def test_a_step_downhill_goes_down(name):
 def test_the_order_of_vectors_plays_no_part(name):
     x = cloud(11, 5, 3)
     assert TERMS[name](x[torch.randperm(11, generator=torch.Generator().manual_seed(0))]).item() == pytest.approx(TERMS[name](x).item(), rel=1e-9)
+
+
+def test_balance_gives_both_parts_gradients_of_one_length():
+    x = cloud(10, 30).requires_grad_()
+    grad = lambda term: torch.autograd.grad(term(x), x)[0].flatten()
+    a, b = grad(TSLoss(h1=0.)), grad(TSLoss(h0=0.))
+    assert torch.allclose(grad(TSLoss(balance=True)), a/a.norm() + b/b.norm(), atol=1e-9)
+    assert torch.cosine_similarity(grad(TSLoss()), a, 0) > .97, 'the plain sum is nearly the first part alone'
+    assert grad(TSLoss(h1=0., balance=True)).norm().item() == pytest.approx(1)
 
 
 def test_signs():

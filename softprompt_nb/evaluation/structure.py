@@ -85,7 +85,7 @@ class ShapeConfig(TuneConfig):
 def arms(ratio: float=.1, # norm of the term's gradient over that of the loss's
 ) -> dict: # name -> term, None for cross-entropy alone
     "The arms of the comparison."
-    terms = {"CE+H0": TSLoss(h1=0.), "CE+H1": TSLoss(h0=0.), "TSLoss": TSLoss(), "exact": TSLoss("exact"), "L2": L2(), "pairwise": PairDistance(), "random": RandomDirection()}
+    terms = {"CE+H0": TSLoss(h1=0.), "CE+H1": TSLoss(h0=0.), "TSLoss": TSLoss(balance=True), "exact": TSLoss("exact", balance=True), "L2": L2(), "pairwise": PairDistance(), "random": RandomDirection()}
     return {"CE": None} | {k: Weighted(t, ratio=ratio) for k, t in terms.items()}
 
 def shape_configs(models: Sequence[str], # names for `load_lm`

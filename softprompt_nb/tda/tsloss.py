@@ -44,6 +44,7 @@ class _Choices:
     kind: str = "soft" # "soft": the paper's form; "exact": true H0 deaths and H1 bars
     h0: float = 1. # weight of the connectivity term
     h1: float = 1. # weight of the redundancy term
+    balance: bool = False # are the weights those of gradients of length one, rather than of the values?
     alpha: float = 2. # soft: sharpness of the soft minima and maxima
     units: str = "spread" # of alpha: "spread" (one over the distances' standard deviation, held constant), "distance" (one over a distance)
     mask: bool = True # soft: leave out each vector's distance to itself?
@@ -88,8 +89,14 @@ class TSLoss(_Choices):
         if len(points) < 2: return dict(h0=points.sum()*0, h1=points.sum()*0)
         return dict(zip(("h0", "h1"), (_soft if self.kind == "soft" else _exact)(self, points)))
     def __call__(self, points):
-        p = self.parts(points)
-        return (self.h0*p["h0"] + self.h1*p["h1"]).to(points.dtype)
+        p, one = self.parts(points), self._units(points) if self.balance else dict(h0=1., h1=1.)
+        return (self.h0*one["h0"]*p["h0"] + self.h1*one["h1"]*p["h1"]).to(points.dtype)
+    def _units(self, points):
+        "One over the length of each part's gradient; 0 for a part that has none."
+        at = points.detach().requires_grad_()
+        with torch.enable_grad(): p = self.parts(at)
+        size = {k: torch.autograd.grad(v, at, retain_graph=True)[0].norm().item() if v.requires_grad else 0. for k, v in p.items()}
+        return {k: 1/v if v > 0 else 0. for k, v in size.items()}
 
 # %% ../../nbs/tda/03_tsloss.ipynb #c020
 def distinct(points: torch.Tensor, # (n, d) vectors
