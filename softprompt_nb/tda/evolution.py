@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..measure import Measured
 from .persistence import distances, persistence
-from .summaries import against_null, diagram_distance, gaussian_clouds, summarize
+from .summaries import against_null, beside_null, diagram_distance, gaussian_clouds, summarize
 
 import numpy as np
 import pandas as pd
@@ -19,17 +19,17 @@ import torch
 from scipy.stats import rankdata
 
 # %% ../../nbs/tda/05_evolution.ipynb #c005
-def _null_deaths(points, draws, seed, spread, kw):
-    "Where bars lie under the null: the range of 90 % of all deaths in H0, and of the longest lifetime in H1."
-    all = persistence(gaussian_clouds(points, draws, seed, spread), **kw)
+def _null_deaths(all):
+    "Where the bars of a null's diagrams lie: the range of 90 % of all deaths in H0, and of the longest lifetime in H1."
     deaths = np.concatenate([d[0].deaths.numpy() for d in all])
     longest = [d[1].lifetimes.max().item() if len(d[1]) else 0. for d in all] if len(all[0]) > 1 else [0.]
     quantile = lambda v: np.quantile(v, [.05, .95]) if len(v) else np.zeros(2)
     return (*quantile(deaths), *quantile(longest))
 
-def _columns(a):
-    "A null's table as one row of a wide one."
-    return {f"{k}{end}": v for k, r in a.table.iterrows() for end, v in (("", r.value), (" low", r.low), (" high", r.high))}
+def _columns(dgms, null):
+    "Summaries with the ends of their null's band, as one row."
+    table = beside_null(summarize(dgms), map(summarize, null), .9)
+    return {f"{k}{end}": v for k, r in table.iterrows() for end, v in (("", r.value), (" low", r.low), (" high", r.high))}
 
 # %% ../../nbs/tda/05_evolution.ipynb #c006
 @dataclass
@@ -73,9 +73,10 @@ def evolution(trajectory: torch.Tensor, # (checkpoints, n, d), such as `run.traj
     if len(steps) != len(t): raise ValueError(f"{len(steps)} steps for {len(t)} checkpoints: give one for each, such as run.checkpoint_steps.")
     kw = dict(maxdim=maxdim, metric=metric, normalize=normalize)
     dgms = persistence(t.detach().double(), **kw)
-    rows = [dict(step=s, **_columns(against_null(p, draws, seed, spread, **kw))) for s, p in zip(steps, t)]
+    nulls = [persistence(gaussian_clouds(p, draws, seed, spread), **kw) for p in t]
+    rows = [dict(step=s, **_columns(d, null)) for s, d, null in zip(steps, dgms, nulls)]
     change = [np.nan] + [diagram_distance(a[0], b[0]) for a, b in zip(dgms, dgms[1:])]
-    null = pd.DataFrame([_null_deaths(p, draws, seed, spread, kw) for p in t], columns=["death low", "death high", "longest low", "longest high"])
+    null = pd.DataFrame([_null_deaths(n) for n in nulls], columns=["death low", "death high", "longest low", "longest high"])
     note = f"{metric} distances{' over their mean' if normalize else ''}; null: {draws} Gaussian clouds a checkpoint, {spread}, seed {seed}, 90 %"
     return Evolution(steps, dgms, pd.DataFrame(rows).assign(change=change), null, note)
 

@@ -29,17 +29,22 @@ def plot_diagrams(dgms, # a `Diagrams`
     return ax
 
 # %% ../../nbs/tda/01_pictures.ipynb #c004
+def _bars(ax, dgms, lw):
+    "Draws the bars, and gives the height above them."
+    y = 0
+    for d, color in zip(dgms, DIMS):
+        b = d.numpy()
+        b = b[np.argsort(b[:, 1], kind="stable")]
+        ax.hlines(np.arange(y, y+len(b)), b[:, 0], b[:, 1], color=color, lw=lw, label=f"H{d.dim} ({len(d)})")
+        y += len(b)
+    return y
+
 def plot_barcode(dgms, # a `Diagrams`
                  ax=None, # where to draw; None for a new figure
 ):
     "A line from birth to death for each bar, components below loops."
     ax = axes(ax, (4.5, 3))
-    y = 0
-    for d, color in zip(dgms, DIMS):
-        b = d.numpy()
-        b = b[np.argsort(b[:, 1], kind="stable")]
-        ax.hlines(np.arange(y, y+len(b)), b[:, 0], b[:, 1], color=color, lw=2, label=f"H{d.dim} ({len(d)})")
-        y += len(b)
+    _bars(ax, dgms, 2)
     ax.set(xlabel="distance", ylabel="bars, by death", yticks=[], xlim=(0, None))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, .5))
     return ax
@@ -106,13 +111,8 @@ def plot_film(evo, # an `Evolution`
     row = _panels(1, len(at), 2.1*len(at), 2.6)[0]
     far = max([d.deaths.max().item() for i in at for d in evo.diagrams[i] if len(d)] or [1.])*1.05
     for ax, i in zip(row, at):
-        y = 0
         ax.axvspan(*evo.null.loc[i, ["death low", "death high"]], color=COLORS["model"], alpha=.3, lw=0)
-        for d, color in zip(evo.diagrams[i], DIMS):
-            b = d.numpy()
-            b = b[np.argsort(b[:, 1], kind="stable")]
-            ax.hlines(np.arange(y, y + len(b)), b[:, 0], b[:, 1], color=color, lw=1.5)
-            y += len(b)
+        y = _bars(ax, evo.diagrams[i], 1.5)
         ax.hlines([y + .5], 0, evo.null.loc[i, "longest high"], color=DIMS[1], ls="--", lw=1)
         ax.set(title=f"step {evo.steps[i]}", yticks=[], xlim=(0, far), xlabel="distance")
     return row[0].figure

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DISTANCES', 'total_persistence', 'persistence_entropy', 'summarize', 'betti_curve', 'landscape', 'image',
-           'diagram_distance', 'gaussian_clouds', 'Against', 'against_null', 'distance_against_null']
+           'diagram_distance', 'gaussian_clouds', 'Against', 'beside_null', 'against_null', 'distance_against_null']
 
 # %% ../../nbs/tda/02_summaries.ipynb #c003
 import math
@@ -119,9 +119,12 @@ class Against:
     def _repr_html_(self): return self.table.to_html(float_format=lambda v: f"{v:.3g}", border=0) + f"<p>{self._note()}</p>"
     def _note(self): return f"Band: {100*self.level:.0f} % of {self.draws} Gaussian clouds of the same n, d and spread ({self.spread}, seed {self.seed}); p: two-sided share of them that are at least as far out."
 
-def _beside(values, null, level):
-    "Rows of value, band and two-sided p from a list of dicts under the null."
-    rows = {}
+def beside_null(values: dict, # name -> number
+                null, # the same for each cloud of the null
+                level: float, # coverage of the band
+) -> pd.DataFrame: # a row for each number: value, low, median, high, p
+    "Numbers with their band and two-sided p under a null."
+    rows, null = {}, list(null)
     for k, v in values.items():
         x = np.array([d[k] for d in null], float)
         lo, mid, hi = np.quantile(x, [(1-level)/2, .5, (1+level)/2])
@@ -139,8 +142,8 @@ def against_null(points: torch.Tensor, # (n, d)
                  **kw, # maxdim, metric, normalize: see `persistence`
 ) -> Against:
     "A cloud's summaries beside their null; raises ValueError for what is no cloud."
-    null = [summary(d) for d in persistence(gaussian_clouds(points, draws, seed, spread), **kw)]
-    return Against(_beside(summary(persistence(points.detach().double(), **kw)), null, level), draws, level, spread, seed)
+    null = persistence(gaussian_clouds(points, draws, seed, spread), **kw)
+    return Against(beside_null(summary(persistence(points.detach().double(), **kw)), map(summary, null), level), draws, level, spread, seed)
 
 def distance_against_null(a: torch.Tensor, # (n, d)
                           b: torch.Tensor, # (m, d)
@@ -153,4 +156,4 @@ def distance_against_null(a: torch.Tensor, # (n, d)
     def row(x, y): return {f"H{p.dim} {kind}": diagram_distance(p, q, kind) for p, q in zip(x, y)}
     one, other = (persistence(gaussian_clouds(x, draws, seed + i, spread), **kw) for i, x in enumerate((a, b)))
     mine = row(*(persistence(x.detach().double(), **kw) for x in (a, b)))
-    return Against(_beside(mine, [row(x, y) for x, y in zip(one, other)], level), draws, level, spread, seed)
+    return Against(beside_null(mine, [row(x, y) for x, y in zip(one, other)], level), draws, level, spread, seed)
