@@ -79,6 +79,7 @@ def _exact(c, points):
     connect = e.var(correction=0) if c.connect == "variance" else (e - c.eta).abs().mean() if c.connect == "target" else e.pow(c.power).mean()
     return connect, dgms[1].lifetimes.pow(c.power).sum() if c.h1 else e.new_zeros(())
 
+# %% ../../nbs/tda/03_tsloss.ipynb #tsl0ss01
 @dataclass(frozen=True)
 class TSLoss(_Choices):
     "Connectivity and redundancy of a cloud of vectors as a scalar, differentiable; for `regularizer=`. The order of the vectors plays no part."
