@@ -5,9 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ripser import ripser
 from scipy.spatial.distance import cdist, squareform
 
-from softprompt_nb.tda.persistence import distances, persistence
+from softprompt_nb.tda.persistence import _ranked, distances, persistence
 
 settings.register_profile('tda', deadline=None, max_examples=40)
 settings.load_profile('tda')
@@ -34,6 +35,28 @@ def edge_sets(dgms):
 
 
 def gudhi_sets(edges): return [{frozenset(e) for e in edges[0].tolist()}] + [{(frozenset(e[:2]), frozenset(e[2:])) for e in k.tolist()} for k in edges[1:]]
+
+
+def by_ripser(order, n):
+    "Births and deaths of loops as numbers of edges, by ripser on the ranks."
+    rank = np.empty(len(order))
+    rank[order] = np.arange(1, len(order) + 1)
+    return {tuple(order[b.astype(int) - 1].tolist()) for b in ripser(squareform(rank), distance_matrix=True)['dgms'][1]}
+
+
+@given(st.integers(2, 45), st.sampled_from([1, 2, 3, 8, 768]), st.booleans(), st.integers(0, 10**6))
+def test_loops_are_ripsers(n, d, grid, seed):
+    "The search by lunes against cohomology of the whole filtration: every loop with the ranks of both its edges, ties and loops that live for a moment included."
+    v = distances(torch.randint(0, 4, (n, d), generator=torch.Generator().manual_seed(seed)).double() if grid else cloud(n, d, seed)).numpy()
+    assert {tuple(b) for b in _ranked(v, n, 1)[1].tolist()} == by_ripser(np.argsort(v, kind='stable'), n)
+
+
+@pytest.mark.parametrize('name,x', [('gaussian', cloud(130, 768)), ('plane', cloud(150, 2)), ('sphere', torch.nn.functional.normalize(cloud(120, 3), dim=1)), ('any order at all', None)])
+def test_loops_of_large_clouds_are_ripsers(name, x):
+    "More edges than are looked at in one go; without points, an order of edges that no cloud has."
+    v, n = (np.random.default_rng(0).permutation(np.arange(4950.)), 100) if x is None else (distances(x).numpy(), len(x))
+    got = _ranked(v, n, 1)[1].tolist()
+    assert len(got) > 5 and {tuple(b) for b in got} == by_ripser(np.argsort(v, kind='stable'), n)
 
 
 def rows_sorted(a): return a[np.lexsort(a.T[::-1])] if len(a) else np.zeros((0, 2))
@@ -120,6 +143,19 @@ def test_gradients_are_those_of_gudhis_edges(n, d):
     length = lambda e: (x[e[:, 0].tolist()] - x[e[:, 1].tolist()]).norm(dim=1)
     other, = torch.autograd.grad(length(h0).square().sum() + (length(h1[:, 2:]) - length(h1[:, :2])).square().sum(), x)
     assert (mine - other).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize('x', [cloud(12, 7), cloud(9, 768, 1) + 1e4, torch.cat([cloud(6, 4), cloud(6, 4)]), torch.cat([cloud(6, 4), cloud(6, 4) + 1e-6])], ids=['plain', 'far away', 'equal rows', 'nearly equal rows'])
+def test_the_gradient_of_distances_is_that_of_pdist(x):
+    weight = cloud(1, len(x)*(len(x) - 1)//2)[0]
+    mine, torchs = (torch.autograd.grad((f(y) * weight).sum(), y)[0] for f in (distances, torch.nn.functional.pdist) for y in [x.clone().requires_grad_()])
+    assert (mine - torchs).abs().max() < 1e-8 and torch.equal(distances(x), torch.nn.functional.pdist(x))
+
+
+@pytest.mark.parametrize('metric', ['euclidean', 'cosine', 'correlation'])
+def test_second_derivatives_are_finite_differences(metric):
+    f = lambda x: weighted(persistence(x, 1, metric, 'mean'))
+    assert torch.autograd.gradgradcheck(f, cloud(7, 4).requires_grad_())
 
 
 def test_fixed_normalisation_holds_the_mean_constant():
