@@ -30,13 +30,19 @@ def axes(ax=None, # where to draw; None for a new figure
 def plot_history(history, # a run's history
                  ax=None, # where to draw; None for a new figure
 ):
-    "Loss along the steps of a tuning, with its running mean."
+    "Loss along the steps of a tuning, with its running mean; what was measured besides too: held-out loss, and accuracy on an axis of its own."
     ax = axes(ax)
     ax.plot(history.step, history.loss, color=COLORS["prompt"], alpha=.35, lw=1, label="batch")
-    ax.plot(history.step, history.smooth, color=COLORS["prompt"], lw=2, label="running mean")
+    if "smooth" in history: ax.plot(history.step, history.smooth, color=COLORS["prompt"], lw=2, label="running mean")
     if "valid" in history: ax.plot(*history.dropna(subset="valid")[["step", "valid"]].to_numpy().T, "o-", color=COLORS["accent"], ms=4, label="held out")
     ax.set(xlabel="step", ylabel="loss (nats per token)", ylim=(0, None))
-    ax.legend(frameon=False)
+    lines, names = ax.get_legend_handles_labels()
+    if "accuracy" in history:
+        other = ax.twinx()
+        lines += other.plot(*history.dropna(subset="accuracy")[["step", "accuracy"]].to_numpy().T, "s--", color=COLORS["shots"], ms=4)
+        other.set(ylim=(0, 1.02), ylabel="accuracy")
+        names.append("accuracy")
+    ax.legend(lines, names, frameon=False)
     return ax
 
 # %% ../nbs/plots.ipynb #c006

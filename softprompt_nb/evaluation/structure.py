@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..data import encode_at, pad_rows
 from ..files import write_file
+from ..measure import resamples
 from ..tda.evolution import rank_correlation, shape_at_end
 from ..tda.penalties import L2, PairDistance, RandomDirection, Weighted
 from ..tda.tsloss import TSLoss
@@ -122,8 +123,7 @@ def _holm(p):
 
 def _paired(diff, strata, draws, seed):
     "Mean, bootstrap interval within strata, Wilcoxon's p and dz of differences."
-    rng, groups = np.random.default_rng(seed), [np.flatnonzero(strata == g) for g in np.unique(strata)]
-    boot = [diff[np.concatenate([rng.choice(g, len(g)) for g in groups])].mean() for _ in range(draws)]
+    boot = [diff[i].mean() for i in resamples(strata, draws, seed)]
     sd = diff.std(ddof=1) if len(diff) > 1 else 0.
     p = wilcoxon(diff, zero_method="zsplit").pvalue if len(diff) > 1 and diff.any() else 1.
     return dict(pairs=len(diff), difference=diff.mean(), low=np.quantile(boot, .025), high=np.quantile(boot, .975), p=p, dz=diff.mean()/sd if sd else 0.)

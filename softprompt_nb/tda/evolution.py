@@ -9,7 +9,7 @@ __all__ = ['Evolution', 'evolution', 'shape_at_end', 'rank_correlation']
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..measure import Measured
+from ..measure import Measured, resamples
 from .persistence import distances, persistence
 from .summaries import against_null, beside_null, diagram_distance, gaussian_clouds, summarize
 
@@ -116,10 +116,10 @@ def rank_correlation(table: pd.DataFrame, # a row for each prompt
     if len(t) < 4: raise ValueError(f"There are {len(t)} rows with both {x!r} and {y!r}: a correlation needs at least four.")
     names = [by] if isinstance(by, str) else list(by or [])
     groups = t.groupby(names, sort=False).ngroup().to_numpy() if names else np.zeros(len(t), int)
-    a, b, rng = t[x].to_numpy(float), t[y].to_numpy(float), np.random.default_rng(seed)
+    a, b = t[x].to_numpy(float), t[y].to_numpy(float)
     def rho(i):
         u, v = _within(a[i], groups[i]), _within(b[i], groups[i])
         size = np.sqrt((u*u).sum()*(v*v).sum())
         return float((u*v).sum()/size) if size > 0 else 0.
-    boot = [rho(np.concatenate([rng.choice(np.flatnonzero(groups == g), (groups == g).sum()) for g in np.unique(groups)])) for _ in range(draws)]
+    boot = [rho(i) for i in resamples(groups, draws, seed)]
     return Measured(rho(np.arange(len(t))), *(float(q) for q in np.quantile(boot, [.025, .975])), len(t))

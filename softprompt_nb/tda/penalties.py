@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from .persistence import distances, persistence
-from .tsloss import TSLoss
+from .tsloss import TSLoss, gradient_length
 
 import torch
 
@@ -78,10 +78,9 @@ class RandomDirection:
     def __call__(self, points):
         at = points.detach().requires_grad_()
         with torch.enable_grad(): value = self.match(at)
-        length = torch.autograd.grad(value, at)[0].norm() if value.requires_grad else points.new_zeros(())
         g = None if self.seed is None else torch.Generator(points.device).manual_seed(self.seed)
         u = torch.randn(points.shape, generator=g, device=points.device, dtype=points.dtype)
-        return (points*u/u.norm()*length).sum()
+        return (points*u/u.norm()*gradient_length(value, at)).sum()
 
 # %% ../../nbs/tda/04_penalties.ipynb #c015
 @dataclass(frozen=True)
