@@ -105,6 +105,10 @@ def test_balance_gives_both_parts_gradients_of_one_length():
     assert torch.allclose(grad(TSLoss(balance=True)), a/a.norm() + b/b.norm(), atol=1e-9)
     assert torch.cosine_similarity(grad(TSLoss()), a, 0) > .97, 'the plain sum is nearly the first part alone'
     assert grad(TSLoss(h1=0., balance=True)).norm().item() == pytest.approx(1)
+    for kind in ('soft', 'exact'):
+        term = TSLoss(kind, balance=True)
+        with torch.no_grad(): unasked = term(x)
+        assert unasked.item() == term(x.detach()).item() == pytest.approx(term(x).item(), rel=1e-12) and not unasked.requires_grad
 
 
 def test_signs():

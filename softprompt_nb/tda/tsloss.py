@@ -96,13 +96,14 @@ class TSLoss(_Choices):
         if len(points) < 2: return dict(h0=points.sum()*0, h1=points.sum()*0)
         return dict(zip(("h0", "h1"), (_soft if self.kind == "soft" else _exact)(self, points)))
     def __call__(self, points):
-        p, one = self.parts(points), self._units(points) if self.balance else dict(h0=1., h1=1.)
+        if self.balance and not (points.requires_grad and torch.is_grad_enabled()): # lengths of gradients are needed even where nobody asks for one
+            with torch.enable_grad(): return self(points.detach().requires_grad_()).detach()
+        p = self.parts(points)
+        one = self._units(p, points) if self.balance else dict(h0=1., h1=1.)
         return (self.h0*one["h0"]*p["h0"] + self.h1*one["h1"]*p["h1"]).to(points.dtype)
-    def _units(self, points):
+    def _units(self, parts, points):
         "One over the length of each part's gradient; 0 for a part that has none."
-        at = points.detach().requires_grad_()
-        with torch.enable_grad(): p = self.parts(at)
-        size = {k: gradient_length(v, at).item() for k, v in p.items()}
+        size = {k: gradient_length(v, points).item() for k, v in parts.items()}
         return {k: 1/v if v > 0 else 0. for k, v in size.items()}
 
 # %% ../../nbs/tda/03_tsloss.ipynb #c020
