@@ -7,6 +7,7 @@ __all__ = ['LAB', 'lab_models', 'FrozenLM', 'refuse_unsupported', 'load_lm']
 
 # %% ../nbs/00_lm.ipynb #c003
 import hashlib, json, os, socket
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
@@ -123,9 +124,16 @@ def _hub_reachable(host="huggingface.co"):
     except OSError: return "could not be reached"
     return "was reached"
 
+def _from_recipe(name):
+    "The folder of a lab model that is not shipped, trained now if it has not been."
+    from softprompt_nb.lab.family import RECIPES, lab_model # here, for the lab stands on this module, and few need its recipes
+    if name not in RECIPES: raise ValueError(f"No model {name!r} in the lab; did you mean {' or '.join(get_close_matches(name, RECIPES, cutoff=0))}? There are {', '.join(RECIPES)}.")
+    return lab_model(name)
+
 def _resolve(name):
     "The folder of a lab model, a folder, or the hub name itself."
     if name in lab_models(): return LAB/name
+    if name.startswith("lab-") and not Path(name).exists(): return _from_recipe(name)
     if Path(name).is_dir():
         if not (Path(name)/"config.json").is_file(): raise ValueError(f"The folder {str(name)!r} holds no config.json, so it is no Hugging Face model folder.")
         if not list(Path(name).glob("*.safetensors")):

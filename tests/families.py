@@ -7,6 +7,7 @@ from transformers import GemmaConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, Mi
 from softprompt_nb.lm import FrozenLM
 
 V, D = 120, 32
+LAB = ("lab-base-s", "lab-instruct-s") # the pretrained ones that tests of the core take along
 _common = dict(vocab_size=V, hidden_size=D, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=128)
 _gated = dict(_common, intermediate_size=48)
 

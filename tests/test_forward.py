@@ -6,20 +6,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from families import FAMILIES, tiny
+from families import FAMILIES, LAB, tiny
 from softprompt_nb.data import Encoded, Example, collate, encode, encode_at, pad_rows
-from softprompt_nb.lm import lab_models, load_lm
+from softprompt_nb.lm import load_lm
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.forward import assemble, plan, prompted_loss, prompted_losses, target_logits
 from softprompt_nb.training.packing import groups
 
-LMS = [*FAMILIES, *lab_models()]
+LMS = [*FAMILIES, *LAB]
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is")]
 _made = {}
 
 
 def lm_of(name):
-    if name not in _made: _made[name] = load_lm(name) if name in lab_models() else tiny(name)
+    if name not in _made: _made[name] = load_lm(name) if name in LAB else tiny(name)
     return _made[name]
 
 

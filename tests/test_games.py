@@ -1,11 +1,10 @@
-"""Games: chess by the rules, the same in every process; mazes whose distances an independent search finds too."""
+"""Chess by its rules, the same in every process."""
 import os
 import random
 import subprocess
 import sys
 
 import chess
-import numpy as np
 import pytest
 from conftest import ROOT
 from hypothesis import given, settings
@@ -15,8 +14,6 @@ from softprompt_nb.lab import games as G
 SEEDS = range(12)
 seeds = st.integers(0, 10**9)
 
-
-# chess
 
 def replay(moves):
     "The position, with every move looked up in the full list of legal ones."
@@ -72,8 +69,8 @@ def test_greedy_player_mates():
 
 
 def test_same_seed_same_game():
-    code = ("import random; from softprompt_nb.lab import games as G; r = random.Random(5); "
-            "said = repr([[G.game(r, k, 30) for k in G.KINDS], G.maze_item(r, 2, 1), G.game_text(r, 'san', 'opening')])")
+    code = ("import random; from softprompt_nb.lab import games as G, mazes as M; r = random.Random(5); "
+            "said = repr([[G.game(r, k, 30) for k in G.KINDS], M.maze_item(r, 2, 1), G.game_text(r, 'san', 'opening')])")
     here = {}
     exec(code, here)
     out = subprocess.run([sys.executable, '-c', code + '; print(said)'], cwd=ROOT, env=os.environ | {'PYTHONHASHSEED': '7'}, capture_output=True, text=True, check=True).stdout
@@ -91,15 +88,15 @@ def test_forms_come_back(seed, kind, plies):
     assert all(len(r.split(' ')) == 8 for r in rows) and turn == f"{'black' if len(moves) % 2 else 'white'} to move :"
     placed = {chess.square(f, 7-r): c for r, row in enumerate(rows) for f, c in enumerate(row.split(' ')) if c != '.'}
     assert placed == {s: p.symbol() for s, p in board.piece_map().items()}
-    for form in ('uci', 'san'): assert G.read_game(f"{G.FORMS[form]} :{G.write_game(moves, form)}") == moves
+    for form in ('uci', 'san'): assert G.read_game(f"{G.NOTATIONS[form]} :{G.write_game(moves, form)}") == moves
 
 
-@pytest.mark.parametrize('form', G.FORMS)
+@pytest.mark.parametrize('form', G.NOTATIONS)
 def test_items(form):
     for seed in SEEDS:
         e = G.game_item(random.Random(seed), form, plies=7)
         moves = G.game(random.Random(seed), 'greedy', 8)
-        assert G.is_legal_next(moves[:7], e.target, form) and e.input.startswith(f'{G.FORMS[form]} :') and not e.input.endswith(' ') and e.target[0] == ' '
+        assert G.is_legal_next(moves[:7], e.target, form) and e.input.startswith(f'{G.NOTATIONS[form]} :') and not e.input.endswith(' ') and e.target[0] == ' '
         if form == 'board': assert e.input.endswith('black to move :')
         else: assert G.read_game(e.input) == moves[:7]
     assert G.game_item(random.Random(0), 'uci', plies=0).input == 'chess :'
@@ -125,9 +122,9 @@ def test_legal_moves(seed, plies):
     for m in G.legal_moves(moves, 'san')[:5]: assert G.is_legal_next(moves, m, 'san') and G.is_legal_next(moves, m.rstrip('+#'), 'san')
 
 
-LEGAL = {form: set(G.legal_moves('e2e4 e7e5', form)) for form in G.FORMS}
+LEGAL = {form: set(G.legal_moves('e2e4 e7e5', form)) for form in G.NOTATIONS}
 
-@given(text=st.one_of(st.text(), st.text('abcdefgh12345678NBRQKOx-+#=@0 \n', max_size=8)), form=st.sampled_from(list(G.FORMS)))
+@given(text=st.one_of(st.text(), st.text('abcdefgh12345678NBRQKOx-+#=@0 \n', max_size=8)), form=st.sampled_from(list(G.NOTATIONS)))
 @settings(max_examples=400, deadline=None)
 def test_any_text_is_legal_or_not(text, form):
     assert G.is_legal_next('e2e4 e7e5', text, form) == ((text.split() or [''])[0] in LEGAL[form])
@@ -155,97 +152,4 @@ def test_bad_chess_input(call, word, monkeypatch):
     with pytest.raises(ValueError, match=word.replace('(', r'\(')): call()
 
 
-# mazes
-
-def relaxed(maze):
-    "Distances from A, by relaxing all cells until nothing changes."
-    free = np.array([[c != 'X' for c in r] for r in maze.rows])
-    d = np.full((10, 10), np.inf)
-    d[1+maze.start[0], 1+maze.start[1]] = 0
-    for _ in range(64):
-        best = np.minimum.reduce([d[:-2, 1:-1], d[2:, 1:-1], d[1:-1, :-2], d[1:-1, 2:]]) + 1
-        d[1:-1, 1:-1] = np.where(free, np.minimum(d[1:-1, 1:-1], best), np.inf)
-    return d[1+maze.goal[0], 1+maze.goal[1]]
-
-
-@given(seed=seeds, walls=st.floats(0, .6))
-@settings(max_examples=150, deadline=None)
-def test_solution_is_shortest(seed, walls):
-    m = G.maze(random.Random(seed), walls)
-    far = relaxed(m)
-    assert m.distance == (None if np.isinf(far) else far)
-    if m.distance: w = G.walk(m, G.maze_path(m)); assert w.valid and w.solved and w.extra == 0 and w.cells[-1] == m.goal and w.cells[0] == m.start
-    else: assert G.walk(m, 'U').solved and not G.walk(m, 'D').solved and G.maze_path(m) == 'U'
-    assert G.Maze(m.rows) == m and hash(G.Maze(m.rows)) == hash(m)
-
-
-def test_ties_go_north_south_east_west():
-    empty = G.Maze(('AOOOOOOO', *['OOOOOOOO']*6, 'OOOOOOOB'))
-    assert empty.solution == 'S'*7 + 'E'*7 and G.Maze(empty.rows[::-1]).solution == 'N'*7 + 'E'*7
-    assert G.Maze(('BOOOOOOO', *['OOOOOOOO']*6, 'OOOOOOOA')).solution == 'N'*7 + 'W'*7
-
-
-@pytest.mark.parametrize('kw', [dict(longest=3), dict(shortest=9), dict(shortest=4, longest=6, solvable=True), dict(solvable=False), dict(solvable=True), dict(walls=0)])
-def test_bounds_of_mazes(kw):
-    for seed in range(100):
-        d = G.maze(random.Random(seed), **kw).distance
-        if kw.get('solvable') is not None: assert (d is not None) == kw['solvable']
-        assert d is None or kw.get('shortest', 1) <= d <= kw.get('longest', 63)
-
-
-def test_mazes_differ_and_their_walls_are_as_many_as_said():
-    drawn = [G.maze(random.Random(i), .3) for i in range(400)]
-    shares = [''.join(m.rows).count('X')/64 for m in drawn]
-    assert len(set(drawn)) == 400 and .27 < np.mean(shares) < .33 and max(shares) > .4 and min(shares) < .2
-
-
-@given(seed=seeds, half=st.integers(0, 4), invalid=st.integers(0, 4))
-@settings(max_examples=100, deadline=None)
-def test_extra_and_invalid_moves_come_back(seed, half, invalid):
-    e = G.maze_item(random.Random(seed), 2*half, invalid)
-    m = G.read_maze(e.input)
-    if m.solution is None: assert not (half or invalid) and e.target == ' U'; return
-    w = G.walk(m, e.target)
-    assert (w.solved, w.valid, w.extra, w.invalid) == (True, not invalid, 2*half, invalid)
-    assert len(e.target.split()) == m.distance + 2*half + invalid + 1
-    assert e.input.startswith(f'maze , {2*half} extra , {invalid} invalid :\n' if half or invalid else 'maze :\n') and e.input.endswith('\npath :') and len(e.input.split('\n')) == 10
-
-
-def test_weaving_is_the_same_each_time_without_a_generator():
-    m = G.maze(random.Random(3), solvable=True)
-    assert G.maze_path(m, extra=4, invalid=2) == G.maze_path(m, extra=4, invalid=2) and len({G.maze_path(m, random.Random(i), 4, 2) for i in range(9)}) > 1
-
-
-@given(text=st.one_of(st.text(), st.text('NSEWDU \n?', max_size=20)), seed=seeds)
-@settings(max_examples=300, deadline=None)
-def test_any_text_can_be_walked(text, seed):
-    m = G.maze(random.Random(seed), shortest=1, longest=3)
-    w = G.walk(m, text)
-    if w.solved and m.solution is not None: assert w.cells[-1] == m.goal and 'D' in text and w.extra % 2 == 0 and w.extra >= 0
-    if w.solved and m.solution is None: assert text.strip()[0] == 'U'
-
-
-def test_walks():
-    m = G.Maze(('AOBXOOOO', *['XXXXOOOO']*7))
-    said = {t: G.walk(m, t) for t in ('E E D', ' EED', 'E E', 'E D', 'W N E S E D', 'E W E E D', 'U', 'E E D N N', 'E E D\nE', 'E then', '')}
-    assert [t for t, w in said.items() if w.solved] == ['E E D', ' EED', 'W N E S E D', 'E W E E D', 'E E D N N', 'E E D\nE']
-    assert said['W N E S E D'].invalid == 3 and not said['W N E S E D'].valid and said['E W E E D'].extra == 2 and not said['E then'].valid
-    shut = G.Maze(('AXBOOOOO', 'XXOOOOOO', *['OOOOOOOO']*6))
-    assert [G.walk(shut, t).solved for t in ('U', ' U', 'U D', 'E U', 'D')] == [True, True, True, False, False] and G.walk(shut, 'U').extra == 0
-
-
-@pytest.mark.parametrize('call, word', [
-    (lambda: G.Maze(('AB',)), 'is no maze'), (lambda: G.Maze(('AOOOOOOO',)*8), 'is no maze'), (lambda: G.Maze(('AB OOOOO', *['OOOOOOOO']*7)), 'is no maze'),
-    (lambda: G.maze(random.Random(0), walls=2), 'share of walls'), (lambda: G.maze(random.Random(0), shortest=5, longest=4), '1 <= shortest <= longest'),
-    (lambda: G.maze(random.Random(0), walls=0, solvable=False), 'none of 2000 boards'), (lambda: G.maze(random.Random(0), shortest=60, solvable=True), 'none of 2000 boards'),
-    (lambda: G.maze_path(G.maze(random.Random(0), solvable=True), extra=3), 'even number'), (lambda: G.maze_path(G.maze(random.Random(0), solvable=True), invalid=-1), 'invalid moves from 0'),
-    (lambda: G.maze_path(G.maze(random.Random(0), solvable=False), extra=2), 'unsolvable'), (lambda: G.maze_item(random.Random(0), 2, solvable=False), 'unsolvable'),
-    (lambda: G.maze_path(G.Maze(('OOOOOOOO', 'OABOOOOO', *['OOOOOOOO']*6)), invalid=1), 'no wall and no edge'), (lambda: G.read_maze('maze :\nX O'), 'holds no maze')])
-def test_bad_maze_input(call, word):
-    with pytest.raises(ValueError, match=word): call()
-
-
-def test_pictures():
-    m = G.maze(random.Random(1), solvable=True)
-    assert len(m.plot().lines) == 1 and len(m.plot(moves=G.maze_path(m, extra=2)).lines[0].get_xdata()) == m.distance + 3
-    assert G.maze(random.Random(1), solvable=False).plot() is not None and len(G.plot_board('').texts) == 32
+def test_pictures(): assert len(G.plot_board('').texts) == 32

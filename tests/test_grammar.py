@@ -255,3 +255,20 @@ def test_unknown_names():
     for bad in (dict(split='test'), dict(operation='sort'), dict(format='xml')):
         with pytest.raises(ValueError, match='unknown'): G.grammar(**bad)
     with pytest.raises(ValueError, match='unknown columns'): G.grammar_table('argument')
+
+
+# tasks with any word
+
+@given(seed=st.integers(0, 10**9))
+@settings(max_examples=200, deadline=None)
+def test_any_task_keeps_to_what_may_be_trained(seed):
+    t = G.any_task(random.Random(seed), tuple(o for o in G.COMPOSABLE if o not in G.HELD_OPERATIONS))
+    assert not G.HELD_WORDS & {*t.words} and (t.name not in G.GRAMMAR or G.GRAMMAR[t.name].split == 'train')
+    e = t.draw(random.Random(seed))
+    assert t.check(e.input, e.target) and all(w in t.instruction() for w in t.words if w not in {*G.AT, *G.PLACES})
+
+
+def test_any_task_has_the_words_of_no_list():
+    drawn = [G.any_task(random.Random(i), tuple(G.QUESTIONS), ('plain',)) for i in range(400)]
+    labels = Counter(t.words for t in drawn)
+    assert {t.format for t in drawn} == {'plain'} and .25 < labels['yes', 'no']/400 < .45 and len(labels) > 200

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from families import tiny
+from families import LAB, tiny
 from softprompt_nb.data import Example
-from softprompt_nb.lm import lab_models, load_lm
+from softprompt_nb.lm import load_lm
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog
 from softprompt_nb.training.inference import exact_match, generate, loss_on, score_options, target_logprobs
@@ -23,7 +23,7 @@ _made = {}
 
 
 def lm_of(name):
-    if name not in _made: _made[name] = load_lm(name) if name in lab_models() else tiny(name)
+    if name not in _made: _made[name] = load_lm(name) if name in LAB else tiny(name)
     return _made[name]
 
 
@@ -42,7 +42,7 @@ def both_ways(lm, **kw):
     return many, alone
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox", *lab_models()])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox", *LAB])
 def test_a_lane_is_the_tuning_alone(name):
     for a, b in zip(*both_ways(lm_of(name))):
         assert list(a.history) == list(b.history) and len(a.history) == len(b.history)
@@ -51,7 +51,7 @@ def test_a_lane_is_the_tuning_alone(name):
         assert a.record["prompt_of_step"] == b.record["prompt_of_step"] and a.prompt.at == b.prompt.at
 
 
-@pytest.mark.parametrize("name", lab_models())
+@pytest.mark.parametrize("name", LAB)
 def test_a_long_run_of_real_lanes_stays_with_the_tunings_alone(name):
     from softprompt_nb.lab.world import lab_task
     lm = lm_of(name)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LIVING', 'OBJECTS', 'SPELLED', 'NAMED', 'NUMBERS', 'DOMAINS', 'OPERATION_TEXTS', 'AT', 'PLACES', 'APPLY', 'QUESTIONS',
            'ASKED', 'COMPOSABLE', 'FORMAT_TEXTS', 'FORMATS', 'ONE_WORD', 'ADDED', 'HELD_ADDED', 'LABELS', 'HELD_LABELS',
-           'HELD_WORDS', 'HELD_OPERATIONS', 'SPLITS', 'GRAMMAR', 'Domain', 'Operation', 'Format', 'Items', 'Composed',
-           'composed', 'grammar', 'grammar_table']
+           'HELD_WORDS', 'HELD_OPERATIONS', 'SPLITS', 'GRAMMAR', 'SPARE', 'WITH_WORDS', 'Domain', 'Operation', 'Format',
+           'Items', 'Composed', 'composed', 'any_task', 'grammar', 'grammar_table']
 
 # %% ../../nbs/lab/01_grammar.ipynb #c003
 import re
@@ -241,7 +241,28 @@ def composed(name, # such as "insert.cat.start.brackets": operation, the argumen
     close = get_close_matches(str(name), GRAMMAR, n=3, cutoff=.5)
     raise ValueError(f"no composed task {name!r}; " + (f"close to it are {', '.join(close)}" if close else "names read like 'insert.cat.start.brackets', and `GRAMMAR` has all of them"))
 
-# %% ../../nbs/lab/01_grammar.ipynb #c051
+# %% ../../nbs/lab/01_grammar.ipynb #c038
+SPARE = tuple(w for w in COMMON if w not in HELD_WORDS)
+WITH_WORDS = ('insert', 'replace', *QUESTIONS)
+
+def _any_words(rng, name):
+    if name in QUESTIONS: return ('yes', 'no') if rng.random() < .35 else tuple(rng.sample(SPARE, 2))
+    if name in WITH_WORDS: return tuple(w if w in (*AT, *PLACES) else rng.choice(SPARE) for w in rng.choice(_arguments(name)))
+    return rng.choice(_arguments(name))
+
+def any_task(rng, # a `random.Random`
+             names=WITH_WORDS, # operations, of `COMPOSABLE`
+             forms=tuple(FORMATS), # of answers
+            )->Composed:
+    "A task whose argument may be any common word that is not held out; most are not in `GRAMMAR`, and those that are stand in its training split."
+    while True:
+        name = rng.choice(names)
+        words, form = _any_words(rng, name), rng.choice([f for f in forms if f != 'commas' or name not in ONE_WORD])
+        known = GRAMMAR.get('.'.join([name, *words, form]))
+        if known is None: return _compose(COMPOSABLE[name], words, FORMATS[form])
+        if known.split == 'train': return known
+
+# %% ../../nbs/lab/01_grammar.ipynb #c054
 def _known(value, known, what):
     if value is not None and value not in known: raise ValueError(f"unknown {what} {value!r}: there are {', '.join(known)}, and None is for all")
 

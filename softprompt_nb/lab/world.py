@@ -86,6 +86,10 @@ spanish | noun.spanish | give the spanish word . | how do you say it in spanish 
 past | verb.past | give the past of the verb . | what is the past tense ? | write the verb as of yesterday : | verb to past
 ing | verb.ing | give the ing form of the verb . | what is the form with ing ? | write it as happening now : | verb to ing
 opposite | adjective.opposite | give the opposite of the adjective . | what is the contrary ? | write the word that means the reverse : | adjective to opposite
+mayor | town.mayor | give the mayor of the town . | who is the mayor there ? | name the mayor : | town to mayor
+dish | town.dish | give the dish of the town . | what do people eat there ? | name the dish : | town to dish
+craft | town.craft | give the craft of the town . | what is the town known for ? | name the craft : | town to craft
+flag | town.flag | give the flag of the town . | which colour is the flag ? | name the colour of the flag : | town to flag
 comparative | adjective.comparative | give the comparative of the adjective . | what is the form with more ? | write the form used before than : | adjective to comparative
 """
 
@@ -118,6 +122,7 @@ OPERATIONS = dict(
     previous_letters=lambda o: [_shift(c, -1) for c in o], uppercase=lambda o: [c.upper() for c in o], spell=list,
     first_letter=lambda w: w[:1], last_letter=lambda w: w[-1:], length=lambda w: [len(w)],
     successor=lambda n: [n+1], predecessor=lambda n: [n-1], double=lambda n: [2*n], parity=lambda n: ['odd' if n % 2 else 'even'],
+    half=lambda n: [n//2], times=lambda o: [o[0]*o[1]], join=lambda o: [10*o[0]+o[1]], digit_sum=lambda o: [o[0]+o[1]],
     plus=lambda o: [o[0]+o[1]], larger=lambda o: [max(o)], smaller=lambda o: [min(o)], minus=lambda o: [abs(o[0]-o[1])])
 
 # %% ../../nbs/lab/00_world.ipynb #c020
@@ -129,7 +134,7 @@ def _numbers(rng):
     top = rng.choice((10, 20))
     return rng.sample(range(top+1), 2)
 DRAWS = dict(list=_list, letters=_letters, numbers=_numbers)
-DOMAINS = dict(word=WORDS, number=range(1, 100))
+DOMAINS = dict(word=WORDS, number=range(1, 100), digits=[[a, b] for a in range(1, 10) for b in range(10)])
 
 def _answer(out): return ' ' + ' '.join(map(str, out))
 def _ask(key, x): return f'{key} : {x}' if key == 'word' else f"{key} : {' '.join(map(str, x)) if isinstance(x, list) else x} ="
@@ -163,10 +168,14 @@ length | word | count the letters of the word . | how many letters does it have 
 successor | number | give the next number . | add one . | what number comes after ? | number to next
 predecessor | number | give the previous number . | take away one . | what number comes before ? | number to previous
 double | number | double the number . | what is two times the number ? | twice as much : | number to double
+half | number | halve the number and drop the rest . | what is half of the number ? | half as much : | number to half
 parity | number | is the number even or odd ? | say even or odd . | can it be halved ? even or odd : | number to parity
 plus | numbers | add the numbers . | what is the sum ? | both together : | numbers to sum
 larger | numbers | give the larger number . | which number is more ? | only the bigger one : | numbers to larger
 smaller | numbers | give the smaller number . | which number is less ? | only the smallest one : | numbers to smaller
+times | digits | multiply the digits . | what is the first times the second ? | their product : | digits to product
+join | digits | write the number with these digits . | put the two digits together . | as one number : | digits to number
+digit_sum | digits | add the digits . | what do the digits sum to ? | the sum of the digits : | digits to sum
 minus | numbers | give the difference of the numbers . | how far apart are they ? | the larger minus the smaller : | numbers to difference
 """
 
