@@ -97,6 +97,8 @@ def test_claims_are_read_from_the_intervals():
     assert c.verdict["fewer iterations than plain tuning"] == c.verdict["(ours) fewer iterations than a random push"] == "agrees" and c.verdict["H0 alone helps"] == "opposite"
     assert c.verdict["compact prompts have less loss (rank correlation)"] == "agrees" and c.value["compact prompts have less loss (rank correlation)"] == pytest.approx(1)
     assert set(c.n[:10]) == {20} and c.value["fewer iterations than plain tuning"] < .75
+    none = compare_arms(t.assign(iterations=t.iterations.where(t.arm != "TSLoss", 0)), draws=50).loc["iterations (ratio)", "TSLoss"]
+    assert none.low > 0 and none.difference == pytest.approx(np.exp(-np.log(t[t.arm == "CE"].iterations).mean())), 'solved by the start: a finite ratio'
     same = t.assign(iterations=20)
     assert paper_claims(same).verdict["fewer iterations than plain tuning"] == "undecided"
 
