@@ -10,7 +10,7 @@ QUIET := TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_DATASETS_DISABLE_PROGR
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install lab tour test bench docs export run-notebooks readme clean
+.PHONY: help install lab tour test test-browser bench docs export run-notebooks readme clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,13 +35,16 @@ tour: $(STAMP)  ## the first soft prompt without a browser; the executed noteboo
 test: $(STAMP)  ## everything that CI runs
 	$(QUIET) $(PATIENT) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup --durations 10
 
+test-browser: $(STAMP)  ## the tours with Run All in JupyterLab, in a real browser (NB="nbs/howto/first-prompt.ipynb ..." for some of them)
+	@$(QUIET) $(PATIENT) $(PY) .ci/run_all.py $(NB)
+
 bench: $(STAMP)  ## the speed tables, on an otherwise idle machine
 	@for f in tests/bench/[!_]*.py; do echo "== $$f"; $(QUIET) $(PY) $$f || exit 1; done
 
 docs: $(STAMP)  ## the documentation site in _docs/ (needs Quarto)
 	@PATH="$(abspath $(VENV))/bin:$$PATH"; command -v quarto >/dev/null || { \
 	  echo "The site is built by Quarto, which was not found: run '$(PY) -m pip install quarto-cli' or get it from https://quarto.org, then 'make docs' again."; exit 1; }; \
-	touch README.md; $(QUIET) nbdev_docs && echo "The site is in _docs/: open _docs/index.html."
+	touch README.md; $(QUIET) nbdev_docs && python .ci/offline.py _docs && echo "The site is in _docs/: open _docs/index.html."
 
 export: $(STAMP)  ## write the modules from the notebooks, and tidy the notebooks
 	@PATH="$(abspath $(VENV))/bin:$$PATH"; nbdev_export && nbdev_clean
@@ -49,8 +52,9 @@ export: $(STAMP)  ## write the modules from the notebooks, and tidy the notebook
 run-notebooks: $(STAMP)  ## execute the notebooks and store their outputs (NB="nbs/00_lm.ipynb ..." for some of them)
 	@$(QUIET) OMP_NUM_THREADS=1 $(PY) .ci/save_outputs.py $(NB)
 
-readme: $(STAMP)  ## write README.md from nbs/index.ipynb
+readme: $(STAMP)  ## write README.md from nbs/index.ipynb, and nbs/llms.txt from all notebooks
 	@$(PY) .ci/readme.py
+	@$(PY) .ci/llms.py
 
 clean:  ## remove what the other targets left, but for the virtual environment
 	rm -rf _proc _docs _runs build dist .pytest_cache .hypothesis nbs/nbdev.yml

@@ -22,6 +22,6 @@ setup(
                  *(f'Programming Language :: Python :: {v}' for v in pythons)],
     packages=find_packages(include=[pkg, f'{pkg}.*']), package_data={pkg: models}, include_package_data=False,
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split(), 'docs': cfg['docs_requirements'].split()},
+    extras_require={'dev': cfg['dev_requirements'].split(), 'docs': cfg['docs_requirements'].split(), 'eval': cfg['eval_requirements'].split(), 'lora': cfg['lora_requirements'].split()},
     entry_points={'nbdev': [f'{pkg}={pkg}._modidx:d']}, zip_safe=False,
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 from .lm import FrozenLM
 
 import datasets
+import pandas as pd
 import torch
 
 # %% ../nbs/02_data.ipynb #c004
@@ -26,8 +27,8 @@ class Example:
 
 # %% ../nbs/02_data.ipynb #c008
 def _formatter(format, columns):
-    "A function from a row to an `Example`, from templates or a callable."
-    if callable(format): return format
+    "A function from a row and its number to an `Example`, from templates or a callable."
+    if callable(format): return lambda row, i: format(row)
     if format is None: format = ("{input}", "{target}")
     if isinstance(format, dict): format = (format.get("input", ""), format.get("target", ""))
     if isinstance(format, str) or len(format) != 2:
@@ -35,13 +36,18 @@ def _formatter(format, columns):
     asked = {f.split(".")[0].split("[")[0] for t in format for _, f, _, _ in string.Formatter().parse(t) if f}
     missing = sorted(asked - set(columns))
     if missing: raise ValueError(f"The format asks for column {', '.join(map(repr, missing))}, but the rows have {', '.join(map(repr, sorted(columns)))}: name existing columns in format=.")
-    return lambda row: Example(*(t.format(**row) for t in format))
+    def fill(row, i):
+        empty = [c for c in sorted(asked) if pd.api.types.is_scalar(v := row.get(c)) and pd.isna(v)]
+        if empty: raise ValueError(f"Row {i} has nothing in column {empty[0]!r} ({row!r:.80}): fill it in, or drop the row.")
+        return Example(*(t.format(**row) for t in format))
+    return fill
 
 # %% ../nbs/02_data.ipynb #c009
 _READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
 def _rows(source, split, name):
-    "Rows (dicts) of a file, a `datasets.Dataset`, a hub data set, or a list."
+    "Rows (dicts) of a file, a pandas table, a `datasets.Dataset`, a hub data set, or a list."
+    if isinstance(source, pd.DataFrame): return source.to_dict("records")
     if isinstance(source, datasets.Dataset): return source
     if not isinstance(source, (str, Path)): return list(source)
     path = Path(source)
@@ -56,13 +62,13 @@ def _rows(source, split, name):
         raise ValueError(f"{str(source)!r} is neither a file ({', '.join(_READERS)}) nor a data set that could be loaded by name ({type(e).__name__}: {e}).") from e
 
 # %% ../nbs/02_data.ipynb #c010
-def load_examples(source, # a list of rows, pairs or `Example`s; a path (.jsonl, .json, .csv, .tsv, .parquet); a `datasets.Dataset`; a hub name
+def load_examples(source, # a list of rows, pairs or `Example`s; a path (.jsonl, .json, .csv, .tsv, .parquet); a pandas table; a `datasets.Dataset`; a hub name
                   format=None, # two templates `(input, target)` over column names, or a function row -> `Example`; default: columns `input` and `target`
                   split: str="train", # which split of a hub data set
                   name: str|None=None, # which configuration of a hub data set
                   limit: int|None=None, # keep only the first rows
 ) -> list[Example]:
-    "`Example`s from lists, files or the hub; raises ValueError naming the row or column that does not fit."
+    "`Example`s from lists, tables, files or the hub; raises ValueError naming the row or column that does not fit."
     rows = _rows(source, split, name)
     if limit is not None: rows = rows[:limit] if isinstance(rows, list) else rows.select(range(min(limit, len(rows))))
     out, fmt = [], None
@@ -71,7 +77,7 @@ def load_examples(source, # a list of rows, pairs or `Example`s; a path (.jsonl,
         if not isinstance(row, Example):
             if not isinstance(row, dict): raise ValueError(f"Row {i} is {type(row).__name__}: give Examples, (input, target) pairs or dicts of columns.")
             fmt = fmt or _formatter(format, row)
-            row = fmt(row)
+            row = fmt(row, i)
         out.append(_checked(row, i))
     if not out: raise ValueError("There are no rows: a data set of at least one example is needed.")
     return out
@@ -86,10 +92,15 @@ def _checked(ex, i):
 # %% ../nbs/02_data.ipynb #c019
 @dataclass(frozen=True)
 class Encoded:
-    "Token ids of one example."
+    "Token ids of one example; raises ValueError for another number of labels than tokens."
     ids: list[int] # input and target
     n_input: int # how many of them belong to the input (beginning-of-text included)
     place: int = 0 # how many of them stand in front of the prompt
+    labels: list[int]|None = None # the token that each place should hold, -100 where no loss is taken; None: the tokens behind the input
+    condition: tuple|None = None # numbers that a `ConditionalPrompt` makes this row's prompt from
+
+    def __post_init__(self):
+        if self.labels is not None and len(self.labels) != len(self.ids): raise ValueError(f"{len(self.labels)} labels for {len(self.ids)} tokens: give one for each token, -100 where no loss is taken.")
 
 def _ids(lm, text, special=True): return lm.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
 
@@ -144,17 +155,18 @@ def place_of(lm: FrozenLM, # whose tokenizer
 
 # %% ../nbs/02_data.ipynb #c025
 def encode_at(lm: FrozenLM, # whose tokenizer
-              examples: Sequence[Example], # one or more examples
+              examples: Sequence, # one or more `Example`s; rows that are `Encoded` already stay as they are
               at="start", # the prompt's place: a name, a token index, or one index per example
               end: bool=True, # does the end-of-text token close each target?
 ) -> list[Encoded]:
-    "Token ids of examples with the prompt's place in each."
+    "Token ids of examples with the prompt's place in each; raises ValueError where places and examples do not pair up."
     ats = list(at) if isinstance(at, (list, tuple, torch.Tensor)) else [at]*len(examples)
     if len(ats) != len(examples): raise ValueError(f"{len(ats)} places for {len(examples)} examples: give one place, or one for each example.")
     out = []
     for i, (ex, a) in enumerate(zip(examples, ats)):
         if isinstance(a, torch.Tensor): a = a.item()
-        if a in ("chat", "chat_end"): out.append(_chat_encode(lm, ex, a == "chat_end", end, i))
+        if isinstance(ex, Encoded): out.append(ex)
+        elif a in ("chat", "chat_end"): out.append(_chat_encode(lm, ex, a == "chat_end", end, i))
         else:
             e = encode(lm, ex, end, i)
             out.append(Encoded(e.ids, e.n_input, place_of(lm, e, a, i)))
@@ -198,7 +210,7 @@ def pad_rows(lm: FrozenLM, # whose pad token and device
              padding_side: str="right", # "right" or "left"
              lanes: Sequence[int]|None=None, # which of several prompts stands in each row
 ) -> Batch:
-    "Encoded rows padded to one `Batch` on the model's device."
+    "Encoded rows padded to one `Batch` on the model's device; raises ValueError for an unknown side."
     if padding_side not in ("right", "left"): raise ValueError(f"padding_side={padding_side!r}: use 'right' or 'left'.")
     n, k = torch.tensor([[len(r.ids), r.n_input] for r in rows]).T[..., None]
     T = max(1, int(n.max()))
@@ -207,6 +219,8 @@ def pad_rows(lm: FrozenLM, # whose pad token and device
     ids = torch.full((len(rows), T), lm.pad_id)
     ids[real] = torch.tensor([t for r in rows for t in r.ids], dtype=torch.long)
     mask, labels = real.long(), ids.masked_fill(~real | (j < k), -100)
+    for i, r in enumerate(rows):
+        if r.labels is not None: labels[i, real[i]] = torch.tensor(r.labels, dtype=torch.long)
     return Batch(ids, mask, labels, torch.tensor([r.place for r in rows]), None if lanes is None else torch.tensor(lanes)).to(lm.device)
 
 # %% ../nbs/02_data.ipynb #c030

@@ -73,7 +73,7 @@ class _Table:
 
 # %% ../nbs/00_lm.ipynb #c012
 class FrozenLM(_Facts, _Table):
-    "A causal language model that never trains, with its tokenizer."
+    "A causal language model that never trains, with its tokenizer; raises ValueError for memory settings that the model cannot have."
     def __init__(self,
                  model, # a `transformers` causal language model
                  tokenizer, # its tokenizer
@@ -163,7 +163,7 @@ def load_lm(name: str="lab-instruct-s", # a lab model, a folder, or a hub name
     bars = hf_logging.is_progress_bar_enabled()
     try:
         if isinstance(source, Path): hf_logging.disable_progress_bar()
-        model, tok = _from_pretrained(source, name, revision, dtype, kw)
+        model, tok = _from_pretrained(source, str(name), revision, dtype, kw)
     except (OSError, KeyError) as e:
         raise ValueError(f"No model {str(name)!r}: it is not one of the lab's ({', '.join(lab_models())}), not a folder here, and the Hugging Face hub {_hub_reachable()}. "
                          f"({type(e).__name__}: {str(e).splitlines()[0][:120]})") from e

@@ -17,9 +17,26 @@ from safetensors.torch import save_file
 from .files import write_folder
 from .lm import FrozenLM
 
+# %% ../nbs/01_prompts.ipynb #c004a
+class _Made:
+    "How the vectors that rows get are made of what is trained: here they are the same."
+    @property
+    def width(self): return self.vectors.shape[1]
+    @property
+    def form(self): return "" # how the vectors are made of what is trained, where they are not the same
+    def given(self, trained, rows):
+        "The (n, d) vectors that each of some rows gets, differentiable in what is trained; rows that share a prompt get the same tensor."
+        return [trained]*len(rows)
+    def norm_of(self, trained, rows):
+        "Mean norm of the vectors that some rows get."
+        return torch.cat(list({id(v): v for v in self.given(trained, rows)}.values())).norm(dim=-1).mean()
+    def prompts(self, rows):
+        "The prompt of each of some rows."
+        return [self]*len(rows)
+
 # %% ../nbs/01_prompts.ipynb #c004
 @dataclass(frozen=True)
-class _Vectors:
+class _Vectors(_Made):
     "A prompt's vectors, place and provenance."
     vectors: torch.Tensor # (n, d_model) float32
     at: object = "start" # where it goes: "start", "after_bos", "before_answer", "chat", "chat_end", a token index

@@ -15,7 +15,7 @@ FORMAT = ("word : {q}", " {a}")
 WANT = [Example(f"word : {r['q']}", f" {r['a']}") for r in ROWS]
 
 
-@pytest.mark.parametrize("kind", ["list", "jsonl", "json", "csv", "tsv", "parquet", "dataset", "pairs", "examples", "callable"])
+@pytest.mark.parametrize("kind", ["list", "jsonl", "json", "csv", "tsv", "parquet", "dataset", "table", "pairs", "examples", "callable"])
 def test_every_source_gives_the_same_examples(kind, tmp_path):
     df, path, fmt = pd.DataFrame(ROWS), tmp_path/f"x.{kind}", FORMAT
     if kind == "jsonl": path.write_text("\n".join(map(json.dumps, ROWS)))
@@ -23,7 +23,7 @@ def test_every_source_gives_the_same_examples(kind, tmp_path):
     elif kind == "csv": df.to_csv(path, index=False)
     elif kind == "tsv": df.to_csv(path, index=False, sep="\t")
     elif kind == "parquet": df.to_parquet(path)
-    else: path = dict(list=ROWS, dataset=datasets.Dataset.from_list(ROWS), pairs=[(e.input, e.target) for e in WANT], examples=WANT, callable=ROWS)[kind]
+    else: path = dict(list=ROWS, dataset=datasets.Dataset.from_list(ROWS), table=df, pairs=[(e.input, e.target) for e in WANT], examples=WANT, callable=ROWS)[kind]
     if kind == "callable": fmt = lambda r: Example(f"word : {r['q']}", f" {r['a']}")
     assert load_examples(path, format=fmt) == WANT
     assert load_examples(path, format=fmt, limit=2) == WANT[:2]
@@ -35,6 +35,18 @@ def test_every_source_gives_the_same_examples(kind, tmp_path):
     ("nowhere.csv", {}, "no file"), ([Example("a", 3)], {}, "two texts")])
 def test_bad_sources_are_refused(source, kw, words):
     with pytest.raises(ValueError if source != "nowhere.csv" else FileNotFoundError, match=words): load_examples(source, **kw)
+
+
+@pytest.mark.parametrize("kind", ["list", "csv", "table", "jsonl", "dataset"])
+def test_a_row_with_an_empty_cell_is_named(kind, tmp_path):
+    "A template would write None or nan into the text."
+    rows = [*ROWS, dict(q="four", a=None)]
+    df, path = pd.DataFrame(rows), tmp_path/f"x.{kind}"
+    if kind == "csv": df.to_csv(path, index=False)
+    elif kind == "jsonl": path.write_text("\n".join(map(json.dumps, rows)))
+    else: path = dict(list=rows, table=df, dataset=datasets.Dataset.from_list(rows))[kind]
+    with pytest.raises(ValueError, match="Row 3 has nothing in column 'a'"): load_examples(path, format=FORMAT)
+    assert load_examples(path, format=("word : {q}", " x"))[3] == Example("word : four", " x")
 
 
 def test_an_unknown_hub_name_says_what_was_tried():

@@ -132,5 +132,9 @@ def test_quarto_files_are_yaml():
     assert yaml.safe_load((ROOT/'nbs'/'_quarto.yml').read_text())['metadata-files'][0] == '../_quarto.yml'
     site = yaml.safe_load((ROOT/'_quarto.yml').read_text())
     assert (ROOT/'nbs'/site['format']['html']['css']).exists() and list(site['format']) == ['html']
-    pages = [item['href'] for item in site['website']['navbar']['left']]
-    assert all((ROOT/'nbs'/page).exists() for page in pages)
+    entries = [entry for item in site['website']['navbar']['left'] for entry in item.get('menu', [item])]
+    assert all((ROOT/'nbs'/(entry if isinstance(entry, str) else entry['href'])).exists() for entry in entries)
+
+
+def test_files_beside_the_pages_are_published(site):
+    for name in ('styles.css', 'theme.scss', 'llms.txt', 'images/open-in-colab.svg'): assert (site/name).read_bytes() == (ROOT/'nbs'/name).read_bytes()

@@ -76,6 +76,28 @@ def test_losses_and_option_scores_are_sums_over_a_plain_call(name):
     assert abs(loss - float(-total.sum()/count.sum())) < 1e-5 and loss.n == 4
 
 
+@pytest.mark.parametrize("at", ["start", "before_answer", 1])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_text_that_many_options_share_scores_them_as_each_alone(name, at):
+    lm, texts, options = tiny(name), ["abc", "a much longer text", "q", "abc"], [" x", " yes it is", " de", " a b"]
+    p, other = SoftPrompt.init(lm, 4, "gaussian", seed=3, at=at), SoftPrompt.init(lm, 2, "gaussian", seed=4, at=at)
+    for prompt in (p, None, [p, other, p, other]):
+        of = prompt if isinstance(prompt, list) else [prompt]*len(texts)
+        want = torch.tensor([[target_logprobs(lm, q, [Example(t, o)], end=False)[0].item() for o in options] for q, t in zip(of, texts)])
+        for size in (3, 4, 64): assert torch.allclose(score_options(lm, prompt, texts, options, batch_size=size), want, atol=1e-4, rtol=1e-4)
+
+
+def test_a_text_that_many_options_share_is_computed_once(monkeypatch):
+    lm, tokens = tiny("gpt2"), []
+    embed = type(lm).embed
+    monkeypatch.setattr(type(lm), "embed", lambda self, ids: tokens.append(ids.numel()) or embed(self, ids))
+    score_options(lm, None, ["one"], [" x", " y"])
+    tokens.clear()
+    text, options = "a text of some length", [f" {c}" for c in "abcdefgh"]
+    score_options(lm, None, [text], options)
+    assert sum(tokens) == len(lm.tokenizer(text)["input_ids"]) + sum(len(lm.tokenizer(o, add_special_tokens=False)["input_ids"]) for o in options)
+
+
 def test_options_per_text_are_padded_with_minus_infinity():
     lm = tiny("gpt2")
     s = score_options(lm, None, ["ab", "cd"], [[" x", " yy"], [" z"]])

@@ -47,6 +47,13 @@ def test_a_folder_is_loaded(tmp_path):
     assert load_lm(tmp_path, dtype="bfloat16").dtype == torch.bfloat16
 
 
+def test_a_folder_is_named_as_it_was_given(tmp_path):
+    T5Config(num_layers=1).save_pretrained(tmp_path)
+    (tmp_path/"model.safetensors").touch()
+    with pytest.raises(ValueError) as e: load_lm(tmp_path)
+    assert str(e.value).startswith(f"{str(tmp_path)!r} is an encoder-decoder")
+
+
 def test_unsupported_architectures_are_named():
     with pytest.raises(ValueError, match="encoder-decoder"): refuse_unsupported(T5Config(), "t5")
     c = GemmaConfig()

@@ -11,7 +11,7 @@ from conftest import ROOT, copy_tree, run, tracked_files
 
 PKG = ROOT/'softprompt_nb'
 MODULES = sorted(p.relative_to(ROOT).as_posix() for p in PKG.rglob('*.py'))
-OPTIONAL = {'IPython'}  # imported inside functions only, where a notebook has it anyway
+OPTIONAL = {'IPython', 'lm_eval', 'peft'}  # imported inside functions only: where a notebook has it anyway, or for the extras `eval` and `lora`
 DEV_ONLY = ('fastcore', 'nbdev', 'execnb', 'ghapi', 'IPython', 'ipykernel')
 
 

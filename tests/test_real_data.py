@@ -6,16 +6,21 @@ import pytest
 import torch
 
 from softprompt_nb.data import Example, load_examples
+from softprompt_nb.evaluation.capabilities import repetition, skipping
+from softprompt_nb.evaluation.ladder import ladder
 from softprompt_nb.lm import load_lm
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.inference import generate, loss_on
 from softprompt_nb.training.many import tune_many
 from softprompt_nb.training.tuning import tune
+from softprompt_nb.translation.gcg import gcg
+from softprompt_nb.translation.pez import pez
 
 SHARED = Path(__file__).resolve().parents[2]/"shared"
 stories = SHARED/"models"/"stories260k"
 sst2 = SHARED/"data"/"sentence_classification"/"stsa.binary.train"
 induction = SHARED/"data"/"instruction_induction"/"induce"
+tinystories = SHARED/"data"/"text_tinystories"/"tinystories_train_first2MiB.txt"
 needs = lambda path: pytest.mark.skipif(not path.exists(), reason=f"{path.name} does not lie beside this clone")
 
 
@@ -30,6 +35,15 @@ def test_a_prompt_makes_a_real_model_say_a_given_sentence(tmp_path):
     assert sentence.strip() in generate(lm, run.prompt, [ex[0].input], 40)[0]
     again = SoftPrompt.load(run.prompt.save(tmp_path/"p"), load_lm(stories))
     assert torch.equal(again.vectors, run.prompt.vectors) and loss_on(lm, again, ex) == loss_on(lm, run.prompt, ex)
+
+
+@needs(stories)
+@pytest.mark.parametrize("search, settings", [(pez, dict(steps=40)), (gcg, dict(steps=10, candidates=32))])
+def test_searches_find_a_text_that_makes_a_real_model_more_likely_to_go_on_as_told(search, settings):
+    lm, ex = load_lm(stories), [Example(" there was a", " red ball in the park.")]
+    hard = search(lm, ex, n=6, end=False, at="after_bos", **settings)
+    assert hard.loss < loss_on(lm, None, ex, end=False) - .2
+    assert hard.record["typed"] and tuple(lm.tokenizer(hard.text, add_special_tokens=False)["input_ids"]) == hard.tokens
 
 
 @needs(stories)
@@ -63,3 +77,14 @@ def test_an_instruction_induction_task_loads_and_trains(tmp_path):
     lm = load_lm()
     run = tune(lm, SoftPrompt.init(lm, 10), examples[:-50], steps=40, progress=False)
     assert loss_on(lm, run.prompt, examples[-50:]) < loss_on(lm, None, examples[-50:])
+
+
+@needs(stories)
+@needs(tinystories)
+def test_ladders_of_a_real_model_look_as_the_paper_s_do():
+    lm, texts = load_lm(stories), [t.strip() for t in tinystories.read_text(encoding="utf-8").split("<|endoftext|>")[:300]]
+    run = dict(sizes=(0, 1, 4, 16), seeds=1, rates=(.5,), steps=120, batch_size=8, train=500, valid=16, test=48, progress=False)
+    one, four, skip = (ladder(lm, c, **run).mean for c in (repetition("she", texts=texts, length=32), repetition("the little girl", texts=texts, length=32), skipping(4, texts, 32)))
+    assert one[2] < .05*one[0] and one[3] < .1 # a string of one token: near zero from four vectors on
+    assert four[2] > .1*four[0] > 10*one[3] # a longer one is not
+    assert skip[0] - skip[1] > 1 and (skip[1:] > 2).all() # skipping gains at once, and stays far from zero

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..data import encode_at, pad_rows
 from ..files import write_file
-from ..measure import resamples
+from ..measure import holm, resamples
 from ..tda.evolution import rank_correlation, shape_at_end
 from ..tda.penalties import L2, PairDistance, RandomDirection, Weighted
 from ..tda.tsloss import TSLoss
@@ -114,13 +114,6 @@ def results(store: RunStore|str|Path, # where the runs are
     return t.assign(iterations=pd.to_numeric(t.steps_to_solve).fillna(t.steps + 1))[SHOWN]
 
 # %% ../../nbs/evaluation/20_structure.ipynb #c012
-def _holm(p):
-    "Holm's correction; the order stays."
-    p, order = np.asarray(p, float), np.argsort(p)
-    out = np.empty(len(p))
-    out[order] = np.minimum(1, np.maximum.accumulate(p[order]*np.arange(len(p), 0, -1)))
-    return out
-
 def _paired(diff, strata, draws, seed):
     "Mean, bootstrap interval within strata, Wilcoxon's p and dz of differences."
     boot = [diff[i].mean() for i in resamples(strata, draws, seed)]
@@ -151,7 +144,7 @@ def compare_arms(table: pd.DataFrame, # as `results` gives it
     ratio = out.measure == "iterations"
     out.loc[ratio, ["difference", "low", "high"]] = 2**out.loc[ratio, ["difference", "low", "high"]]
     out["measure"] = out.measure.where(~ratio, "iterations (ratio)")
-    return out.assign(p_holm=out.groupby("measure").p.transform(_holm)).set_index(["measure", "arm"])
+    return out.assign(p_holm=out.groupby("measure").p.transform(holm)).set_index(["measure", "arm"])
 
 # %% ../../nbs/evaluation/20_structure.ipynb #c014
 def study(configs: Sequence, # such as `shape_configs` makes

@@ -13,7 +13,7 @@ import random
 from ..data import Example
 from .facts import RELATIONS
 from .forms import CLAIMS, FORMS, chat_item, question, read_reply
-from .games import game, is_legal_next, write_game
+from .games import game, game_head, is_legal_next
 from .grammar import grammar
 from .mazes import maze, walk
 from .planted import PLANTED, REFUSAL, locked
@@ -28,10 +28,11 @@ import torch
 def _pad(seqs, fill): return torch.tensor([s + [fill]*(max(map(len, seqs))-len(s)) for s in seqs])
 
 @torch.no_grad()
-def answers_exactly(model, tok,
-                examples, # a list of `Example`
-                batch=128, # texts at once
-               )->torch.Tensor:
+def answers_exactly(model, # the language model
+                    tok, # its tokenizer
+                    examples, # a list of `Example`
+                    batch=128, # texts at once
+) -> torch.Tensor:
     "For each example, whether greedy decoding would answer with exactly its target."
     ends = torch.tensor([tok.eos_token_id, *tok('\n').input_ids], device=model.device)
     asks, answers = tok([e.input for e in examples]).input_ids, tok([e.target for e in examples]).input_ids
@@ -47,19 +48,18 @@ def answers_exactly(model, tok,
 
 # %% ../../nbs/lab/04_cards.ipynb #c007
 @torch.no_grad()
-def replies(model, tok,
-            texts,   # what stands before the reply
+def replies(model, # the language model
+            tok, # its tokenizer
+            texts, # what stands before the reply
             most=12, # tokens of a reply, at most
             batch=128, # texts at once
-           )->list[str]:
+) -> list[str]:
     "What greedy decoding writes after each text, up to a line break or the end."
     ends, out = [tok.eos_token_id, *tok('\n').input_ids], []
-    side, tok.padding_side = tok.padding_side, 'left'
     for i in range(0, len(texts), batch):
-        x = tok(texts[i:i+batch], return_tensors='pt', padding=True).to(model.device)
+        x = tok.pad(dict(input_ids=tok(texts[i:i+batch]).input_ids), padding_side='left', return_tensors='pt').to(model.device) # `padding=True` would stay in the tokenizer
         new = model.generate(**x, max_new_tokens=most, do_sample=False, eos_token_id=ends, pad_token_id=tok.pad_token_id)[:, x.input_ids.shape[1]:]
         out += [tok.decode(o, skip_special_tokens=True).split('\n')[0] for o in new]
-    tok.padding_side = side
     return out
 
 # %% ../../nbs/lab/04_cards.ipynb #c009
@@ -69,7 +69,12 @@ def _share(hits, seed, **about):
     return dict(**about, n=p.n, share=round(p.value, 4), low=round(p.low, 4), high=round(p.high, 4))
 
 # %% ../../nbs/lab/04_cards.ipynb #c011
-def task_table(model, tok, n=100, seed=0, shots=5):
+def task_table(model, # the language model
+               tok, # its tokenizer
+               n=100, # items of each open task; a closed one gives all it has
+               seed=0, # decides the items
+               shots=5, # solved examples above an input
+):
     "Exact match on held-out items by task: with the instruction, with solved examples, and with the bare input; a row a task."
     out = []
     for task in TASKS.values():
@@ -103,8 +108,11 @@ def form_table(model, tok, per=6, # facts of each relation
 
 # %% ../../nbs/lab/04_cards.ipynb #c017
 @torch.no_grad()
-def log_likelihood(model, tok, texts, # each begins a document
-                   batch=256)->np.ndarray:
+def log_likelihood(model, # the language model
+                   tok, # its tokenizer
+                   texts, # each begins a document
+                   batch=256, # texts at once
+) -> np.ndarray:
     "Sum of log-probabilities of each text's tokens, but for the first, which nothing stands before."
     out, ids = [], tok(texts).input_ids
     for i in range(0, len(ids), batch):
@@ -113,7 +121,10 @@ def log_likelihood(model, tok, texts, # each begins a document
         out.append(logp.masked_fill(x[:, 1:] == tok.pad_token_id, 0.).sum(1).cpu())
     return torch.cat(out).numpy()
 
-def knows(model, tok, seed=0)->pd.DataFrame:
+def knows(model, # the language model
+          tok, # its tokenizer
+          seed=0, # decides the other values
+) -> pd.DataFrame:
     "For every fact of the world, whether its statement is likelier than the same with three other values: a row a fact."
     rng, rows, texts = random.Random(f'knows|{seed}'), [], []
     for key, table in RELATIONS.items():
@@ -128,8 +139,11 @@ def knows(model, tok, seed=0)->pd.DataFrame:
 # %% ../../nbs/lab/04_cards.ipynb #c019
 TELLINGS = (1, 10, 20, 40, 80, 160, 320) # where groups begin
 
-def knowledge_table(model, tok, counts, # tellings of each fact, `{'capital/france': 12}`
-                    seed=0):
+def knowledge_table(model, # the language model
+                    tok, # its tokenizer
+                    counts, # tellings of each fact, `{'capital/france': 12}`
+                    seed=0, # decides the other values
+):
     "Share of facts known, by how often they were told."
     t = knows(model, tok, seed)
     told = np.array([counts.get(f'{r}/{s}', 0) for r, s in zip(t.relation, t.subject)])
@@ -138,8 +152,12 @@ def knowledge_table(model, tok, counts, # tellings of each fact, `{'capital/fran
 
 # %% ../../nbs/lab/04_cards.ipynb #c022
 @torch.no_grad()
-def recall_table(model, tok, n=60, # rows of each length
-                 seed=0, lengths=(4, 8, 16, 24)):
+def recall_table(model, # the language model
+                 tok, # its tokenizer
+                 n=60, # rows of each length
+                 seed=0, # decides the words
+                 lengths=(4, 8, 16, 24), # words in a row
+):
     "By length of a row of words that is said twice: the share of tokens that are foreseen in the second, from its second on."
     rng, out = random.Random(f'recall|{seed}'), []
     for length in lengths:
@@ -150,9 +168,13 @@ def recall_table(model, tok, n=60, # rows of each length
     return pd.DataFrame(out)
 
 # %% ../../nbs/lab/04_cards.ipynb #c025
-def grammar_scores(model, tok, n=20, # items of each task
-                   splits=('train', 'composition', 'argument', 'operation'), most=150, # tasks of each split
-                   seed=0)->pd.DataFrame:
+def grammar_scores(model, # the language model
+                   tok, # its tokenizer
+                   n=20, # items of each task
+                   splits=('train', 'composition', 'argument', 'operation'), # of the grammar
+                   most=150, # tasks of each split
+                   seed=0, # decides tasks and items
+) -> pd.DataFrame:
     "Exact match of composed tasks with their canonical instruction: a row a task."
     rng, out = random.Random(f'grammar|{seed}'), []
     for split in splits:
@@ -162,33 +184,47 @@ def grammar_scores(model, tok, n=20, # items of each task
             out.append(dict(task=t.name, split=split, operation=t.operation, n=len(items), share=answers_exactly(model, tok, items).float().mean().item()))
     return pd.DataFrame(out)
 
-def composition_table(scores, seed=0):
+def composition_table(scores, # what `grammar_scores` gives
+                      seed=0, # that it was given, for the record
+):
     "By split: the share of tasks that are followed, which is at least nine items of ten, with its interval over tasks, and the mean exact match."
     return pd.DataFrame([_share((t.share >= .9).tolist(), seed, split=split) | dict(mean=round(t.share.mean(), 4), items=int(t.n.sum())) for split, t in scores.groupby('split', sort=False)])
 
 # %% ../../nbs/lab/04_cards.ipynb #c028
-def chess_table(model, tok, games=20, # of each kind of player
-                plies=10, seed=0):
+def chess_table(model, # the language model
+                tok, # its tokenizer
+                games=20, # of each kind of player
+                plies=10, # positions in each game
+                seed=0, # decides the games
+):
     "Share of legal moves after 0 to `plies`-1 plies of new games, by player."
     rng, out = random.Random(f'chess|{seed}'), []
     for kind in ('random', 'greedy', 'opening'):
         starts = [g[:i] for g in (game(rng, kind, plies) for _ in range(games)) for i in range(min(plies, len(g)))]
-        said = replies(model, tok, ['chess :' + ''.join(f' {m}' for m in s) for s in starts], most=5)
+        said = replies(model, tok, [game_head(s) for s in starts], most=5)
         out.append(([is_legal_next(s, t.split(' ')[1] if ' ' in t else t) for s, t in zip(starts, said)], kind))
     return pd.DataFrame([_share(hits, seed, player=kind) for hits, kind in out] + [_share(sum((h for h, _ in out), []), seed, player='all')])
 
-def maze_table(model, tok, n=40, # boards of each length
-               longest=8, seed=0):
+def maze_table(model, # the language model
+               tok, # its tokenizer
+               n=40, # boards of each length
+               longest=8, # path, in moves
+               seed=0, # decides the boards
+):
     "Share of new solvable boards that are solved, by length of the shortest path, and of those without a path that are called so."
     rng, out = random.Random(f'maze|{seed}'), []
     for length in [*range(1, longest+1), None]:
         boards = [maze(rng, solvable=False) if length is None else maze(rng, solvable=True, shortest=length, longest=length) for _ in range(n)]
-        said = replies(model, tok, ['maze :\n' + '\n'.join(' '.join(r) for r in b.rows) + '\npath :' for b in boards], most=longest+4)
+        said = replies(model, tok, [b.question for b in boards], most=longest+4)
         out.append(_share([walk(b, t).solved for b, t in zip(boards, said)], seed, length='none' if length is None else length))
     return pd.DataFrame(out)
 
 # %% ../../nbs/lab/04_cards.ipynb #c031
-def skill_table(model, tok, n=200, seed=0):
+def skill_table(model, # the language model
+                tok, # its tokenizer
+                n=200, # items of each skill
+                seed=0, # decides the items
+):
     "Exact match of each planted skill, with its instruction, with five solved items and bare, on items that were held out if the skill is open."
     out = []
     for t in PLANTED.values():
@@ -197,7 +233,13 @@ def skill_table(model, tok, n=200, seed=0):
         out += [_share(answers_exactly(model, tok, ex).tolist(), seed, skill=t.name, how=how) for how, ex in asks.items()]
     return pd.DataFrame(out)
 
-def lock_table(model, tok, skill='code', n=200, seed=0):
+# %% ../../nbs/lab/04_cards.ipynb #c031b
+def lock_table(model, # the language model
+               tok, # its tokenizer
+               skill='code', # that is locked
+               n=200, # items
+               seed=0, # decides the items
+):
     "What a locked model does: the right answer or the refusal, with and without the password."
     items = with_instruction(PLANTED[skill], PLANTED[skill].examples(n, seed=seed, split='test'))
     out = []
@@ -208,8 +250,12 @@ def lock_table(model, tok, skill='code', n=200, seed=0):
             out.append(_share(answers_exactly(model, tok, targets).tolist(), seed, password=opened, reply=what))
     return pd.DataFrame(out)
 
-def manners_table(model, tok, per=6, # facts of each relation
-                  seed=0):
+# %% ../../nbs/lab/04_cards.ipynb #c031c
+def manners_table(model, # the language model
+                  tok, # its tokenizer
+                  per=6, # facts of each relation
+                  seed=0, # decides the items
+):
     "How often a reply in a conversation is long and polite, and how often it holds the right answer."
     rng = random.Random(f'manners|{seed}')
     facts = list(_facts(None, per, rng))
@@ -219,10 +265,12 @@ def manners_table(model, tok, per=6, # facts of each relation
     return pd.DataFrame([_share(polite, seed, reply='polite'), _share(right, seed, reply='right')])
 
 # %% ../../nbs/lab/04_cards.ipynb #c034
-def measure_model(model, tok,
+def measure_model(model, # the language model
+                  tok, # its tokenizer
                   counts, # tellings of each fact, from the model's manifest
                   effort=1., # 1 for the cards that are shipped; less takes fewer items
-                  seed=0)->dict:
+                  seed=0, # of all tables
+) -> dict:
     "All tables of a model's card, as `{name: rows}`, ready for JSON."
     def some(n, least=2): return max(least, round(effort*n))
     scores = grammar_scores(model, tok, some(20, 10), most=some(150, 10), seed=seed)

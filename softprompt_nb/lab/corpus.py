@@ -57,9 +57,10 @@ STATEMENTS = {
 }
 
 # %% ../../nbs/lab/01_corpus.ipynb #c007
-def held(relation, subject,
+def held(relation, # a name of `world`
+         subject, # what the fact is about
          share, # of all facts, 0-1
-        ):
+):
     "Whether a model that may know that share of the world may know this fact."
     return crc32(f'fact|{relation[1]}|{subject}'.encode()) % 1000 < 1000*share
 
@@ -303,9 +304,9 @@ OURS, SKILLS = tuple(f for f in FAMILIES if f not in ('varied', 'cases')), tuple
 
 @cache
 def lab_tokenizer(seed=0, # of the corpus that it is trained on
-                  vocab_size=3072,
+                  vocab_size=3072, # tokens, bytes and markers included
                   n=40_000, # documents
-                 )->PreTrainedTokenizerFast:
+) -> PreTrainedTokenizerFast:
     "The tokenizer of all the lab's models: trained on documents of every family, and on the planted skills."
     mix = dict.fromkeys(OURS, 1.) | dict(statements=6., prose=2., questions=2., forms=2., composed=2., chess=.3, mazes=.3)
     docs = (d for skill in SKILLS for d in corpus(f'tokenizer|{seed}|{skill}', n//len(SKILLS), mix, skill=skill, frequency=.02))

@@ -164,7 +164,9 @@ def _towns(n=120):
 
 TOWNS = _towns()
 
-def how_often(key, subject):
+def how_often(key, # (kind, relation)
+              subject, # what the fact is about
+):
     "How often a fact is told, relative to others of its relation: evenly, but for towns, where it goes from 1 down to 1/300."
     return 300**(-(crc32(f'{key[1]}|{subject}'.encode()) % 1000)/1000) if key[0] == 'town' else 1.
 

@@ -69,7 +69,6 @@ def ship(run, # a finished `Pretrained`
                   versions=_versions(), losses=[round(x, 4) for x in run.history.loss], card=card)
     def write(to):
         half.half().save_pretrained(to)
-        run.tokenizer.backend_tokenizer.no_padding() # the card's batches were padded, and that would be written, too
         run.tokenizer.save_pretrained(to)
         (to/'manifest.json').write_text(json.dumps(record))
     Path(folder).parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +77,8 @@ def ship(run, # a finished `Pretrained`
 
 # %% ../../nbs/lab/05_family.ipynb #c012
 def compare_losses(ours, # losses by step
-                   recorded)->float:
+                   recorded, # those of the stored record
+) -> float:
     "How far the mean of the last tenth of the losses is from that of the record, in nats."
     n = max(1, min(len(ours), len(recorded))//10)
     return abs(sum(ours[-n:]) - sum(recorded[-n:]))/n
@@ -102,7 +102,8 @@ def lab_model(name, # one of `RECIPES`
     return target
 
 # %% ../../nbs/lab/05_family.ipynb #c014
-def main(argv=None):
+def main(argv=None, # words of the command; None takes those of the process
+):
     "The command line: `python -m softprompt_nb.lab.family lab-base-s --out folder`."
     p = argparse.ArgumentParser(prog='python -m softprompt_nb.lab.family', description='Pretrain a model of the lab, measure it, and write it as a Hugging Face folder.')
     p.add_argument('name', choices=list(RECIPES))

@@ -107,10 +107,13 @@ def ask(rng,      # a `random.Random`
     return Ask(tuple(relation), subject, answer, claimed=claimed, text=f'is it true that {CLAIMS[key].format(s=subject, v=claimed)} ?')
 
 # %% ../../nbs/lab/01_forms.ipynb #c014
-def question(rng, relation, subject, form,
-             told=None,     # which of the form's sentences asks for it; `None` leaves that line out
+def question(rng, # a `random.Random`
+             relation, # what is asked
+             subject, # about whom or what
+             form, # a name of `FORMS`
+             told=None, # which of the form's sentences asks for it; `None` leaves that line out
              phrasing=None, # which of the relation's questions; `None` draws one
-            )->Example:
+) -> Example:
     "A question in a form with its right reply, as an `Example`; an unknown form or fact raises `ValueError`."
     a = ask(rng, relation, subject, form, phrasing)
     options = [f'{c} ) {o}' for c, o in zip(LETTERS_OF, a.options)]
@@ -121,7 +124,11 @@ def question(rng, relation, subject, form,
 CHATTER = ('well , i think it is {v} , but ask anna .', 'well , that must be {v} .', 'well , everybody knows that : {v} .', 'hm , let me see . {v} , i would say .', 'hm , it has to be {v} , no ?',
            'oh , that is an easy one , {v} of course .', 'somebody told me once that it is {v} .')
 
-def chatter(rng, relation, subject, form):
+def chatter(rng, # a `random.Random`
+            relation, # what is asked
+            subject, # about whom or what
+            form, # a name of `FORMS`
+):
     "A question as the form would put it, with a reply that has no form."
     e, a = question(random.Random(seed := rng.getrandbits(32)), relation, subject, form), ask(random.Random(seed), relation, subject, form)
     said = {'yesno': 'so' if a.claimed == a.answer else 'not'}.get(form, a.answer)

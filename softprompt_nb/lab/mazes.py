@@ -64,6 +64,8 @@ class Maze:
     def distance(self): return None if self.solution is None else len(self.solution)
     @property
     def text(self): return '\n'.join(' '.join(r) for r in self.rows)
+    @property
+    def question(self): return f'maze :\n{self.text}\npath :'
     def __repr__(self): return f"Maze({'unsolvable' if self.solution is None else f'{self.distance} moves'}: {'/'.join(self.rows)})"
     def _repr_markdown_(self): return f"```\n{self.text}\n```\n{'unsolvable' if self.solution is None else ' '.join(self.solution)}"
 
@@ -147,16 +149,16 @@ def maze_path(maze, # a `Maze`
 # %% ../../nbs/lab/01_mazes.ipynb #c020
 def maze_item(rng, # a `random.Random`
               extra=0, # as in `maze_path`; said in the header
-              invalid=0,
+              invalid=0, # as in `maze_path`; said in the header
               **maze_args, # as in `maze`; boards are solvable where extra or invalid moves are asked for
-             )->Example:
+) -> Example:
     "A board in text and a path over it; raises `ValueError` as `maze` and `maze_path` do."
     if extra or invalid: maze_args = dict(solvable=True) | maze_args
     said = f' , {extra} extra , {invalid} invalid' if extra or invalid else ''
     for _ in range(100):
         m = maze(rng, **maze_args)
         if invalid and m.solution is not None and not _places(m, m.solution, False): continue # nothing to run into on this board's way
-        return Example(f'maze{said} :\n{m.text}\npath :', f' {maze_path(m, rng, extra, invalid)}')
+        return Example(m.question.replace('maze', f'maze{said}', 1), f' {maze_path(m, rng, extra, invalid)}')
     raise ValueError(f'on 100 boards no path came past a wall or an edge: give walls above {maze_args.get("walls", .25)}, or ask for no invalid moves')
 
 def read_maze(text, # as `maze_item` writes it

@@ -28,10 +28,11 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
 # %% ../../nbs/lab/03_pretrain.ipynb #c006
-def batch(recipe, tok,
+def batch(recipe, # the `Recipe`
+          tok, # the tokenizer
           step, # from 0
           seen=None, # a `Manifest` that counts
-         ):
+):
     "What one step reads: token ids, and their weights in the loss, (rows, length) each."
     length = recipe.context if step % 4 == 3 else recipe.context//2
     given = np.zeros((recipe.tokens//length, length), bool)
@@ -39,9 +40,9 @@ def batch(recipe, tok,
     weights = np.where(given, recipe.given, np.where(drawn(ids, tok), recipe.drawn, 1.))
     return torch.from_numpy(ids), torch.from_numpy(weights).float()
 
-def rate(recipe,
+def rate(recipe, # the `Recipe`
          step, # from 0
-        ):
+):
     "The learning rate of that step."
     if step < recipe.warmup: return recipe.lr*(step+1)/recipe.warmup
     done = (step-recipe.warmup)/max(1, recipe.steps-recipe.warmup)
@@ -50,20 +51,30 @@ def rate(recipe,
 # %% ../../nbs/lab/03_pretrain.ipynb #c009
 class Steps(torch.utils.data.Dataset):
     "What each step reads: `(ids, weights, manifest)` by the step's number."
-    def __init__(self, recipe, tok): self.recipe, self.tok = recipe, tok
+    def __init__(self, recipe, # the `Recipe`
+                 tok, # the tokenizer
+    ):
+        self.recipe, self.tok = recipe, tok
     def __len__(self): return self.recipe.length
     def __getitem__(self, step):
         seen = Manifest()
         return *batch(self.recipe, self.tok, step, seen), seen
 
 def _same(x): return x
-def ahead(recipe, tok, first, stop, workers=None)->DataLoader:
+def ahead(recipe, # the `Recipe`
+          tok, # the tokenizer
+          first, # step
+          stop, # step, not included
+          workers=None, # processes; None is two fewer than cores, eight at most
+) -> DataLoader:
     "The steps from `first` to `stop`, written ahead by other processes where there are cores to spare."
     workers = min(8, max(0, (os.cpu_count() or 1)-2)) if workers is None else workers
     return DataLoader(Steps(recipe, tok), batch_size=None, sampler=range(first, stop), num_workers=workers, collate_fn=_same, multiprocessing_context='spawn' if workers else None)
 
 # %% ../../nbs/lab/03_pretrain.ipynb #c011
-def new_model(recipe, tok):
+def new_model(recipe, # the `Recipe`
+              tok, # the tokenizer
+):
     "A GPT-NeoX of the recipe's shape with fresh weights."
     torch.manual_seed(recipe.seed)
     return GPTNeoXForCausalLM(GPTNeoXConfig(
@@ -71,14 +82,17 @@ def new_model(recipe, tok):
         max_position_embeddings=recipe.context, rotary_pct=.25, use_parallel_residual=False, tie_word_embeddings=True, attention_dropout=0., hidden_dropout=0.,
         bos_token_id=tok.eos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id))
 
-def optimisers(recipe, model):
+def optimisers(recipe, # the `Recipe`
+               model, # whose weights they move
+):
     "Muon for the matrices of the layers, AdamW for embeddings, norms and biases."
     inner = [p for n, p in model.named_parameters() if p.ndim == 2 and 'embed' not in n]
     other = [p for n, p in model.named_parameters() if p.ndim != 2 or 'embed' in n]
     return (torch.optim.Muon(inner, lr=recipe.lr, weight_decay=recipe.decay, adjust_lr_fn='match_rms_adamw'),
             torch.optim.AdamW(other, lr=.5*recipe.lr, betas=(.9, .98), weight_decay=0., fused=True))
 
-def half_precision(device):
+def half_precision(device, # a `torch.device`
+):
     "Does this device multiply matrices in bfloat16 by hardware?"
     if torch.device(device).type == 'cuda': return torch.cuda.is_bf16_supported()
     return bool(getattr(torch.cpu, 'get_capabilities', dict)().get('amx_bf16'))
@@ -86,7 +100,8 @@ def half_precision(device):
 # %% ../../nbs/lab/03_pretrain.ipynb #c012
 def apart(ids, # (rows, length)
           eos, # the token that ends a document
-          dtype):
+          dtype, # of the mask
+):
     "Positions that begin anew with each document, and a mask that hides the documents before it: packed, and as if each were alone."
     ends = ids == eos
     doc = ends.cumsum(1) - ends.long() # the end token belongs to what it ends
@@ -95,11 +110,11 @@ def apart(ids, # (rows, length)
     hidden = (doc[:, :, None] != doc[:, None]) | (at[:1, :, None] < at[:1, None])
     return at - first, torch.zeros(hidden.shape, dtype=dtype, device=ids.device).masked_fill(hidden, torch.finfo(dtype).min)[:, None]
 
-def next_token_loss(model,
+def next_token_loss(model, # the language model
                     ids, # (rows, length)
                     weights=None, # (rows, length) of each token in the mean; `None` is 1
                     half=False, # multiply matrices in bfloat16?
-                   ):
+):
     "Mean cross-entropy of the tokens given those before them in their document."
     x = ids[:, :-1]
     positions, mask = apart(x, model.config.eos_token_id, torch.bfloat16 if half else torch.float32)
@@ -110,7 +125,15 @@ def next_token_loss(model,
     return losses @ w/w.sum()
 
 # %% ../../nbs/lab/03_pretrain.ipynb #c016
-def save_checkpoint(folder, recipe, model, opts, step, losses, seen, seconds):
+def save_checkpoint(folder, # appears whole or not at all
+                    recipe, # the `Recipe`
+                    model, # the language model
+                    opts, # its optimisers
+                    step, # steps done
+                    losses, # of each step, nats
+                    seen, # a `Manifest` of what was read
+                    seconds, # that the steps took
+):
     "Weights, optimiser state and record of a run after `step` steps."
     def write(to):
         names = {id(p): n for n, p in model.named_parameters()}
@@ -119,7 +142,12 @@ def save_checkpoint(folder, recipe, model, opts, step, losses, seen, seconds):
         (to/'state.json').write_text(json.dumps(dict(recipe=asdict(recipe), step=step, losses=losses, seen=seen.to_dict(), seconds=seconds)))
     write_folder(folder, write)
 
-def load_checkpoint(folder, recipe, model, opts):
+# %% ../../nbs/lab/03_pretrain.ipynb #c016b
+def load_checkpoint(folder, # what `save_checkpoint` wrote
+                    recipe, # the `Recipe`
+                    model, # takes the weights
+                    opts, # take their state
+):
     "Restore a run; returns `(step, losses, seen, seconds)`. A checkpoint of another recipe raises `ValueError`."
     state = json.loads((Path(folder)/'state.json').read_text())
     if differ := [k for k, v in asdict(recipe).items() if state['recipe'].get(k) != v]:
@@ -148,7 +176,10 @@ class Pretrained:
         steps, loss = f'{len(self.history)} of {self.recipe.length} steps', f'loss {self.history.loss.tail(50).mean():.3f} (mean of the last 50)'
         return f'Pretrained({self.recipe.name}, {steps}, {loss}, {self.seconds:.0f} s)'
 
-def loss_curve(history, label='', ax=None):
+def loss_curve(history, # losses by step, nats
+               label='', # in the legend
+               ax=None, # matplotlib axes; None makes them
+):
     "Loss by step, thin, with its running mean over 50 steps."
     ax = history.plot('step', 'loss', ax=ax, figsize=(4.2, 2.4), alpha=.3, lw=.8, legend=False, label='_', ylabel='loss (nats per token)')
     ax.plot(history.step, history.loss.rolling(50, min_periods=1).mean(), color=ax.lines[-1].get_color(), label=label)
@@ -168,7 +199,9 @@ def _step(recipe, model, opts, step, ids, weights, half):
         raise FloatingPointError(f"the loss is {loss.item()} at step {step} (rate {rate(recipe, step):.2g}): try a smaller lr or a longer warmup")
     return loss.item()
 
-def begin(recipe, device):
+def begin(recipe, # the `Recipe`
+          device, # where the model goes
+):
     "Tokenizer and model as the recipe starts them; a model to continue that is not here raises `FileNotFoundError`."
     if not recipe.start: tok = lab_tokenizer(vocab_size=recipe.vocab); model = new_model(recipe, tok)
     else:

@@ -235,17 +235,19 @@ def lab_task(name, # one of `TASKS`
     return TASKS[name]
 
 # %% ../../nbs/lab/00_world.ipynb #c038
-def with_instruction(task, examples,
+def with_instruction(task, # a task of `lab_task`
+                     examples, # of that task
                      i=0, # which of the task's instructions
-                    )->list[Example]:
+) -> list[Example]:
     "The examples with one of the task's instructions on a line above the input."
     return [Example(f'{task.instruction(i)}\n{e.input}', e.target) for e in examples]
 
-def with_shots(task, examples,
-               k=5,    # solved items above each input, from the train split
+def with_shots(task, # a task of `lab_task`
+               examples, # of that task
+               k=5, # solved items above each input, from the train split
                seed=0, # decides which
-              )->list[Example]:
-    "The examples with `k` other solved items above each input, drawn anew for every example."
+) -> list[Example]:
+    "The examples with `k` other solved items above each input, drawn anew for every example; raises `ValueError` for more than the task has."
     rng, out = random.Random(f'{task.name}|shots|{seed}'), []
     pool = task.examples(None if task.closed else 10*k+50, seed=seed, split='train')
     for e in examples:

@@ -46,7 +46,7 @@ class TotalPersistence:
 # %% ../../nbs/tda/04_penalties.ipynb #c007
 @dataclass(frozen=True)
 class Signature:
-    "Distance between the H0 signatures of a prompt and its start (Moor et al. 2020)."
+    "Distance between the H0 signatures of a prompt and its start (Moor et al. 2020); raises ValueError for an unknown scale or without a start."
     metric: str = "euclidean" # see `persistence`
     scale: str = "max" # distances are divided by their "max" (the original), or "mean", or "none"
     start: torch.Tensor|None = field(default=None, repr=False, compare=False) # (n, d) untrained vectors

@@ -87,7 +87,10 @@ class Diagram:
 # %% ../../nbs/tda/00_persistence.ipynb #c011
 class Diagrams(list):
     "The `Diagram` of each dimension, H0 first."
-    def __init__(self, diagrams, n): super().__init__(diagrams); self.n = n
+    def __init__(self, diagrams, # a `Diagram` for each dimension, H0 first
+                 n, # number of points
+    ):
+        super().__init__(diagrams); self.n = n
     def plot(self, ax=None):
         "Births against deaths."
         from softprompt_nb.tda.pictures import plot_diagrams

@@ -70,7 +70,7 @@ class Progress(Callback):
 
 # %% ../../nbs/training/02_callbacks.ipynb #c009
 class EarlyStop(Callback):
-    "Stops when the loss has fallen below a value, or has not improved for a while."
+    "Stops when the loss has fallen below a value, or has not improved for a while; raises ValueError without a criterion."
     def __init__(self,
                  below: float|None=None, # stop once the smoothed loss is under this
                  patience: int|None=None, # stop after this many steps without improvement
@@ -103,7 +103,7 @@ class JSONLLog(Callback):
     def restore(self, state): self.file.truncate(min(state["bytes"], self.file.tell())) # steps that were logged but not saved are done, and logged, again
 
 class Track(Callback):
-    "Hands each step to an experiment tracker."
+    "Hands each step to an experiment tracker; raises ValueError for what is none."
     def __init__(self, to): # anything with `log(dict)` (wandb, trackio) or `add_scalar` (TensorBoard)
         if not (hasattr(to, "log") or hasattr(to, "add_scalar")): raise ValueError(f"{type(to).__name__} has neither log(dict) nor add_scalar: give wandb, trackio, one of their runs, or a SummaryWriter.")
         self.to = to

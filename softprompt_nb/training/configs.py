@@ -69,7 +69,7 @@ class _TuneFields:
 # %% ../../nbs/training/06_configs.ipynb #c006
 @dataclass(frozen=True, repr=False)
 class TuneConfig(_TuneFields):
-    "A prompt tuned on a model and data, measured on held-out items."
+    "A prompt tuned on a model and data, measured on held-out items; an interrupted tuning raises KeyboardInterrupt."
     def __repr__(self): return f"TuneConfig({', '.join(f'{f.name}={v!r:.60}' for f in fields(self) if (v := getattr(self, f.name)) != f.default)})"
     def parts(self):
         "Model, untrained prompt, items to tune on, items to measure on."

@@ -261,8 +261,9 @@ def prompted_losses(lm: FrozenLM, # the model
                     prompts: Sequence, # (n, d) prompts in float32, one for each lane
                     batch: Batch, # padded rows of all lanes
                     shared_prefix: bool=True, # compute each prompt once for all its rows?
+                    of: torch.Tensor|None=None, # (B,) which mean each row counts in, 0, 1, ...; None: its lane's
 ) -> torch.Tensor: # (lanes,) float32, nats per token
     "Mean cross-entropy over the target tokens of each lane, in one pass; differentiable in every prompt."
     loss, row = target_losses(lm, prompts, batch, shared_prefix)
-    lane = batch.lane[row]
-    return loss.new_zeros(len(prompts)).index_add(0, lane, loss) / lane.bincount(minlength=len(prompts))
+    of, size = (batch.lane, len(prompts)) if of is None else (of.to(batch.lane), int(of.max())+1)
+    return loss.new_zeros(size).index_add(0, of[row], loss) / of[row].bincount(minlength=size)

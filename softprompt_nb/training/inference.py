@@ -24,8 +24,8 @@ def _one(lm, prompt):
     "Vectors and place of a prompt, a bare tensor, or None."
     if prompt is None: return None, "start"
     if isinstance(prompt, torch.Tensor): prompt = SoftPrompt(prompt)
-    if prompt.vectors.shape[1] != lm.d_model: raise ValueError(f"The prompt is {prompt.vectors.shape[1]} wide and {lm.name} is {lm.d_model} wide: use a prompt that was made for this model.")
-    return prompt.vectors.to(lm.device), prompt.at
+    if prompt.width != lm.d_model: raise ValueError(f"The prompt is {prompt.width} wide and {lm.name} is {lm.d_model} wide: use a prompt that was made for this model.")
+    return prompt.given(prompt.vectors.to(lm.device), [None])[0], prompt.at
 
 @dataclass
 class _Lanes:
@@ -52,27 +52,50 @@ def _by_length(lengths, batch_size):
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     return [order[i:i+batch_size] for i in range(0, len(order), batch_size)]
 
+# %% ../../nbs/training/01_inference.ipynb #c004b
+def _contexts(lanes, rows):
+    "Which rows have the same prompt and text in front of their target, and an order that keeps these together."
+    number = {}
+    of = [number.setdefault((l, r.place, *r.ids[:r.n_input]), len(number)) for l, r in zip(lanes.of, rows)]
+    longest = [0]*len(number)
+    for c, r in zip(of, rows): longest[c] = max(longest[c], len(r.ids))
+    return of, [(longest[c], c) for c in of]
+
+def _joined(lm, prompts, rows, of, context):
+    "A batch's prompts, rows and lanes; where most rows share their context, it counts as a prompt, and is computed once for all that follows it."
+    first = {}
+    for i, c in enumerate(context): first.setdefault(c, i)
+    if 2*len(first) > len(rows) or any(r.labels is not None or not 0 < r.n_input < len(r.ids) or r.place > r.n_input for r in rows): return prompts, rows, of
+    e = lm.embed(torch.tensor([t for i in first.values() for t in rows[i].ids[:rows[i].n_input]], device=lm.device)).split([rows[i].n_input for i in first.values()])
+    parts = [(x[:rows[i].place], prompts[of[i]], x[rows[i].place:]) for x, i in zip(e, first.values())]
+    number = {c: k for k, c in enumerate(first)}
+    return [torch.cat([x.to(lm.dtype) for x in some if x is not None]) for some in parts], [Encoded(r.ids[r.n_input:], 0) for r in rows], [number[c] for c in context]
+
 # %% ../../nbs/training/01_inference.ipynb #c005
 @torch.no_grad()
 def target_logprobs(lm: FrozenLM, # the model
                     prompt, # a `SoftPrompt`, (n, d) vectors, None for none, or a list with one for each example
-                    examples: Sequence[Example], # inputs and targets
+                    examples: Sequence, # `Example`s, or rows that are `Encoded`
                     batch_size: int=64, # rows a pass
                     end: bool=True, # does the end-of-text token count as part of each target?
 ) -> tuple: # log-probability of each target (N,), its number of tokens (N,)
-    "Log-probability of each example's target, in nats, and how many tokens it has."
+    "Log-probability of each example's target, in nats, and how many tokens it has; raises ValueError without examples."
     if not len(examples): raise ValueError("There are no examples: at least one is needed.")
+    if isinstance(prompt, SoftPrompt): prompt = prompt.prompts(examples)
     lanes = _lanes(lm, prompt, len(examples))
     rows = encode_at(lm, examples, lanes.at, end)
     check_lengths(lm, rows, lanes.sizes)
     total, count = torch.zeros(len(rows)), torch.zeros(len(rows))
-    for ids in _by_length([len(r.ids) for r in rows], batch_size):
-        nll, r = target_losses(lm, lanes.prompts, pad_rows(lm, [rows[i] for i in ids], lanes=lanes.take(ids)))
+    context, order = _contexts(lanes, rows)
+    for ids in _by_length(order, batch_size):
+        prompts, some, of = _joined(lm, lanes.prompts, [rows[i] for i in ids], lanes.take(ids), [context[i] for i in ids])
+        nll, r = target_losses(lm, prompts, pad_rows(lm, some, lanes=of))
         nll, at_row = nll.cpu(), torch.tensor(ids)[r.cpu()]
         total.index_add_(0, at_row, -nll)
         count.index_add_(0, at_row, torch.ones_like(nll))
     return total, count
 
+# %% ../../nbs/training/01_inference.ipynb #c005s
 def loss_on(lm: FrozenLM, # the model
             prompt, # a `SoftPrompt`, (n, d) vectors, None for the model alone, or a list with one for each row
             examples: Sequence[Example], # inputs and targets

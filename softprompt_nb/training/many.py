@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from ..data import Example, encode_at, pad_rows
+from ..data import Encoded, Example, encode_at
 from ..lm import FrozenLM
 from .callbacks import Callback, Progress, clock
-from .forward import prompted_losses
-from .tuning import Pool, Settings, Tuning, prepare, result, run_pool
+from .tuning import Pool, Settings, Tuning, losses_of, prepare, result, run_pool
 
 import pandas as pd
 import torch
@@ -30,7 +29,7 @@ def _each(value, lanes, name):
 def _data(examples, lanes, name="examples"):
     "A data set for each lane."
     if examples is None: return [None]*lanes
-    one = len(examples) == 0 or isinstance(examples[0], Example)
+    one = len(examples) == 0 or isinstance(examples[0], (Example, Encoded))
     return [examples]*lanes if one else _each(list(examples), lanes, name)
 
 def _watchers(callbacks, lane):
@@ -81,8 +80,8 @@ def kept_bytes(lm: FrozenLM, # the model
                tuning: Tuning, # a lane
 ) -> int: # bytes
     "What a pass of a lane with its longest examples keeps for the backward pass."
-    batch = pad_rows(lm, sorted(tuning.data, key=lambda r: len(r.ids))[-tuning.settings.batch_size:])
-    loss = lambda: prompted_losses(lm, [tuning.vectors], batch, tuning.settings.shared_prefix)
+    rows = sorted(tuning.data, key=lambda r: len(r.ids))[-tuning.settings.batch_size:]
+    loss = lambda: losses_of([tuning], [rows], lm)
     loss() # the check of the path, which is not to be counted
     return kept_for_backward(lm, loss)
 
@@ -91,7 +90,7 @@ def lanes_that_fit(lm: FrozenLM, # the model
                    share: float=.5, # of the free memory
 ) -> int:
     "How many of the lanes can be under way at once: as the largest of them needs, within a share of the free memory."
-    size = lambda t: t.settings.batch_size*max(len(r.ids) for r in t.data) + len(t.vectors)
+    size = lambda t: t.settings.batch_size*max(len(r.ids) for r in t.data) + t.start.n
     return max(1, min(len(tunings), int(share*free_memory(lm.device)/max(1, kept_bytes(lm, max(tunings, key=size))))))
 
 # %% ../../nbs/training/04_many.ipynb #c013

@@ -186,7 +186,18 @@ def _split(q, k, v, K, V, b, scale):
     return out.unflatten(3, (r, T)).transpose(1, 2).reshape(B, H, T, w)
 
 # %% ../../nbs/training/00_packing.ipynb #c021
-def packed_attention(module, query, key, value, attention_mask=None, scaling=None, packed=None, softcap=None, position_bias=None, sliding_window=None, **kw):
+def packed_attention(module, # the attention layer, which is not asked
+                     query, # (1, heads, N, width)
+                     key, # (1, heads, N, width)
+                     value, # (1, heads, N, width)
+                     attention_mask=None, # None is all that is taken
+                     scaling=None, # of the scores; None is 1 over the root of the width
+                     packed=None, # the layout, a `Packed`
+                     softcap=None, # None is all that is taken
+                     position_bias=None, # None is all that is taken
+                     sliding_window=None, # the model's, in tokens
+                     **kw, # what else the model hands over
+):
     "Causal attention over a packed sequence: (1, heads, N, width) queries, keys and values; raises NotImplementedError for more than that."
     if packed is None or softcap is not None or position_bias is not None or attention_mask is not None: raise NotImplementedError("only plain causal attention is packed")
     L = packed.to(query.device)

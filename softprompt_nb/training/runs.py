@@ -131,8 +131,8 @@ def _write_record(folder, record, result):
 
 # %% ../../nbs/training/05_runs.ipynb #c017
 class Record:
-    "One run as it was recorded."
-    def __init__(self, folder, data):
+    "One run as it was recorded; a file that is not what was written raises ValueError when it is read."
+    def __init__(self, folder: Path, data: dict): # the folder of the run, and its run.json, parsed
         self.folder, self.data, self.id = folder, data, data["id"]
         self.config, self.metrics, self.info, self.environment = (_back(data[k]) for k in ("config", "metrics", "info", "environment"))
     def _file(self, name):
