@@ -71,6 +71,29 @@ def test_the_run_that_kills_its_worker_is_found_and_the_rest_is_done(zygote, tmp
     assert said.startswith("Sweep(9 runs: 6 done, 3 failed")
 
 
+class Dying:
+    "Runs in this process; the runs named break the pool at so many first attempts, as if their worker, or one beside it, had died."
+    own, window = True, 2
+    def __init__(self, deaths): self.deaths, self.pools = deaths, 1
+    def submit(self, fn, folder, configs, wait):
+        f, x = module.cf.Future(), configs[0].x
+        self.deaths[x] -= 1
+        if self.deaths[x] >= 0: f.set_exception(module.cf.BrokenExecutor("gone"))
+        else: f.set_result(fn(folder, configs, wait))
+        return f
+    def again(self): self.pools += 1
+    def end(self, now=False): pass
+
+
+@pytest.mark.parametrize("deaths, failed, pools", [([9, 2, 0], [0], 5), ([1, 2, 0], [], 3), ([3, 3, 0], [0, 1], 6), ([0, 0, 2], [2], 3)])
+def test_a_death_beside_another_run_counts_for_neither(tmp_path, monkeypatch, deaths, failed, pools):
+    pool = Dying(list(deaths))
+    monkeypatch.setattr(module, "_Pool", lambda workers, most: pool)
+    configs = [Trouble("", x) for x in range(3)]
+    s = sweep(configs, tmp_path, workers=2, progress=False)
+    assert (sorted(configs[s.ids.index(i)].x for i in s.failed), len(s.done), pool.pools) == (failed, 3 - len(failed), pools)
+
+
 def test_a_dying_run_alone(zygote, tmp_path): assert zygote("own_pool", str(tmp_path/"s"), ["die"], 1)[0] == [[], [0]]
 
 

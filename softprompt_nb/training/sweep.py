@@ -158,7 +158,7 @@ class Sweep:
     def left(self): return len(self.ids) - len(self.done) - len(self.there) - len(self.failed)
     def __repr__(self):
         parts = [f"{len(x)} {what}" for x, what in ((self.done, "done"), (self.there, "already there"), (self.failed, "failed")) if x] + ([f"{self.left} not done"] if self.left else [])
-        return f"Sweep({len(self.ids)} runs: {', '.join(parts) or 'nothing to do'}, {clock(self.seconds)}{', interrupted' if self.interrupted else ''}; store {self.store.folder.name!r})"
+        return f"Sweep({len(self.ids)} run{'s'*(len(self.ids) != 1)}: {', '.join(parts) or 'nothing to do'}, {clock(self.seconds)}{', interrupted' if self.interrupted else ''}; store {self.store.folder.name!r})"
 
 # %% ../../nbs/training/07_sweep.ipynb #c013
 class _Bar:
@@ -191,8 +191,9 @@ class _Job:
     "Configurations that go to a worker together."
     configs: list
     wait: bool = False # wait for a run that another process has?
-    deaths: int = 0 # workers that died while they had it
-    def alone(self): return [_Job([c], self.wait, self.deaths+1) for c in self.configs]
+    suspect: bool = False # was it under way when a worker died? From then on nothing runs beside it
+    deaths: int = 0 # workers that died while it alone was under way
+    def alone(self, death): return [_Job([c], self.wait, True, self.deaths+death) for c in self.configs]
 
 def _finished(flying):
     "Futures that are done, after a little waiting; jobs of submitit, which are not futures, are asked one by one."
@@ -214,7 +215,7 @@ class _Loop:
     def run(self):
         while self.todo or self.flying or self.later:
             if not (self.todo or self.flying): self.todo, self.later = deque(self.later), []
-            suspect = any(j.deaths for j in [*self.flying.values(), *list(self.todo)[:1]])
+            suspect = any(j.suspect for j in [*self.flying.values(), *list(self.todo)[:1]])
             while self.todo and len(self.flying) < (1 if suspect else self.pool.window): self.send(self.todo.popleft())
             for f in _finished(self.flying):
                 if f in self.flying: self.receive(f, self.flying.pop(f))
@@ -226,17 +227,17 @@ class _Loop:
         try: out = f.result()
         except (cf.BrokenExecutor, cf.CancelledError) as e: return self.broken(e, [job])
         except Exception as e: out = {content_hash(c): ("failed", self.s.store.add_failure(c, e)) for c in job.configs}
-        for c in job.configs: self.note(c, out.get(content_hash(c), ("", ""))[0], job.deaths)
+        for c in job.configs: self.note(c, out.get(content_hash(c), ("", ""))[0], job.suspect)
         if "" in out: raise StoreError(out[""][1])
-    def note(self, config, status, deaths=0):
+    def note(self, config, status, suspect=False):
         s, id = self.s, content_hash(config)
-        if status == "there" and deaths: status = "done" # recorded just before its worker died
+        if status == "there" and suspect: status = "done" # recorded just before its worker died
         if status == "busy": self.later.append(_Job([config], wait=True))
         elif status: dict(done=s.done, there=s.there, failed=s.failed)[status].append(id)
 
 # %% ../../nbs/training/07_sweep.ipynb #c017
 def _broken(self, error, suspects, innocent=()):
-    "A worker died: a new pool, and the runs that were under way one at a time; the one that dies alone again has failed."
+    "A worker died: a new pool, and the runs that were under way one at a time; the one that dies alone twice has failed."
     if not self.pool.own:
         raise RuntimeError(f"The executor broke ({type(error).__name__}: {error}); {len(self.s.done)} runs were recorded now. Start the sweep again with a new executor: only the rest is done.") from error
     for f, job in list(self.flying.items()):
@@ -245,11 +246,12 @@ def _broken(self, error, suspects, innocent=()):
         else: suspects.append(job)
     self.pool.again()
     self.todo.extendleft(innocent)
-    if len(suspects) == 1 and suspects[0].deaths:
+    own = len(suspects) == 1 and len(suspects[0].configs) == 1 # else any of them may be what died, perhaps before the others began
+    if own and suspects[0].deaths:
         c = suspects[0].configs[0]
         self.s.store.add_failure(c, RuntimeError("The worker process died twice in this run: it was killed, ran out of memory, or crashed."))
         return self.note(c, "failed")
-    self.todo.extendleft(reversed([a for job in suspects for a in job.alone()]))
+    self.todo.extendleft(reversed([a for job in suspects for a in job.alone(own)]))
 
 _Loop.broken = _broken
 
