@@ -1,7 +1,8 @@
 """Each notebook runs in a process of its own; the modules are what the notebooks export; the notebooks keep the house rules."""
 import ast
 import json
-import os
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT, copy_tree, run, script
@@ -18,9 +19,21 @@ def cells(nb, kind='code'):
         if cell['cell_type'] == kind: yield i, ''.join(cell['source']), cell
 
 
+@pytest.fixture(scope='module')
+def warm():
+    "Runs a notebook in a fork of a process that has torch and its like loaded."
+    p = subprocess.Popen([sys.executable, ROOT/'tests'/'warm.py'], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def ask(nb, folder):
+        print(json.dumps([str(ROOT/nb), str(folder), NB_TIMEOUT]), file=p.stdin, flush=True)
+        done = json.loads(p.stdout.readline() or '{"code": -1, "said": "the warm process died"}')
+        if done['code']: pytest.fail(f"{nb} ended with {done['code']} (it may take {NB_TIMEOUT} s)\n{done['said']}", pytrace=False)
+    yield ask
+    p.stdin.close()
+    p.wait(30)
+
+
 @each_notebook
-def test_runs(nb, tmp_path):
-    run([script('nbdev_test'), '--path', nb, '--n_workers', '0'], timeout=NB_TIMEOUT, cwd=ROOT, env=os.environ | {'IPYTHONDIR': str(tmp_path)})
+def test_runs(nb, tmp_path, warm): warm(nb, tmp_path)
 
 
 def test_modules_and_notebooks_are_in_sync(tmp_path):
