@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softprompt_nb import files
-from softprompt_nb.files import read_tensors, write_file, write_folder, write_tensors
+from softprompt_nb.files import read_tensors, stored, write_file, write_folder, write_tensors
 
 STEPS = ("fsync", "replace", "rename", "mkdir", "open")
 
@@ -152,3 +152,14 @@ def test_permissions_follow_the_umask(tmp_path):
     try: write_file(tmp_path/"f", "x"), write_folder(tmp_path/"d", lambda to: two(to, "x"))
     finally: os.umask(old)
     assert (tmp_path/"f").stat().st_mode & 0o777 == 0o640 and (tmp_path/"d").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_stored_result_is_found_from_its_page_from_nbs_and_from_the_top(tmp_path, monkeypatch):
+    file = tmp_path/"nbs/papers/results/study.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    for place in ("nbs/papers", "nbs", "."):
+        monkeypatch.chdir(tmp_path/place)
+        assert stored("study.json").resolve() == file.resolve() and stored("other.json") is None
+    monkeypatch.chdir(file.parent)
+    assert stored("study.json") is None
