@@ -296,8 +296,18 @@ def test_what_a_texts_inputs_share_is_computed_once_and_changes_nothing(inputs):
 def test_a_text_as_a_prompt_is_itself_the_most_faithful():
     lm = lm_of()
     p = SoftPrompt.init(lm, how="text", n=4, text="say\n")
-    found, kl = rerank(lm, [p], [[Candidate("do", 0., 2), Candidate("say", -5., 3), Candidate("", -9., 1)]], [["ab", "cd"]], max_new_tokens=4)
+    found, kl = rerank(lm, [p], [[Candidate("do", 0., 2), Candidate("say", -5., 3), Candidate("", -9., 1)]], [["ab", "cd"]], max_new_tokens=4, prior=0.)
     assert found[0][0].text == "say" and kl[0][0] < 1e-5 < kl[0][1] <= kl[0][2]
+
+
+@pytest.mark.parametrize("prior", [0., .003, .03, 100.])
+def test_the_order_is_that_of_divergence_less_a_share_of_the_log_probability(prior):
+    lm, inputs, cs = lm_of(), ["ab", "cd"], [Candidate("do", -1., 2), Candidate("say", -2., 3), Candidate("", -1.5, 1), Candidate("do it", -.1, 3)]
+    p = SoftPrompt.init(lm, 3, "gaussian", seed=1)
+    said = answers_of(lm, [p], [inputs], 5)[0]
+    value = {c.text: prior*c.logprob - kl for c, kl in zip(cs, text_divergence(lm, p, [c.text for c in cs], inputs, said))}
+    found, kls = rerank(lm, [p], [cs], [inputs], max_new_tokens=5, prior=prior)
+    assert [c.text for c in found[0]] == sorted(value, key=value.get, reverse=True) and kls[0] == pytest.approx(text_divergence(lm, p, [c.text for c in found[0]], inputs, said), abs=1e-6)
 
 
 def test_equally_faithful_candidates_stay_in_the_translators_order():

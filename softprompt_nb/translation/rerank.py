@@ -94,14 +94,15 @@ def rerank(lm: FrozenLM, # the model that the prompts were made for
            inputs: Sequence, # for each some inputs of its task
            template: str=TEMPLATE, # how a text is put
            max_new_tokens: int=24, # longest answer behind a prompt
+           prior: float=.1, # weight of a candidate's log-probability against its divergence; 0 orders by divergence alone
            progress: bool=False, # show a bar?
-) -> tuple: # for each prompt its candidates, the most faithful first; and their divergences in nats per token
-    "Order candidates by how much each makes the model behave like the prompt."
+) -> tuple: # for each prompt its candidates, the best first; and their divergences in nats per token
+    "Order candidates by how much each makes the model behave like the prompt, and a little by how likely the translator finds it."
     found, kls = [], []
     said = answers_of(lm, prompts, inputs, max_new_tokens)
     for p, cs, xs, ys in tqdm(list(zip(prompts, candidates, inputs, said, strict=True)), desc="re-ranking", disable=not progress, leave=False):
         kl = text_divergence(lm, p, [c.text for c in cs], xs, ys, template)
-        order = sorted(range(len(cs)), key=lambda i: (kl[i], -cs[i].logprob))
+        order = sorted(range(len(cs)), key=lambda i: (kl[i] - prior*cs[i].logprob, -cs[i].logprob))
         found.append([cs[i] for i in order])
         kls.append([kl[i] for i in order])
     return found, kls
@@ -136,7 +137,7 @@ def _climb(score, texts, kl, words, rounds, keep):
 def refine(translator: Translator, # who wrote the candidates
            lm: FrozenLM, # the model that the prompts were made for
            prompts: Sequence, # prompts
-           candidates: Sequence, # for each a list of `Candidate`s, the most faithful first, as `rerank` gives them
+           candidates: Sequence, # for each a list of `Candidate`s, as `rerank` gives them
            kls: Sequence, # their divergences
            inputs: Sequence, # for each some inputs of its task
            rounds: int=2, # swaps, one after another
@@ -227,7 +228,7 @@ def preferences(translator: Translator, # writes the candidates
                 template: str=TEMPLATE, # how a text is put
 ) -> list: # (prompt, better text, worse text)
     "The most and the least faithful sample of each prompt, where they differ."
-    found, kls = rerank(lm, prompts, translator.candidates(prompts, k, "sample", temperature, seed=seed), inputs, template)
+    found, kls = rerank(lm, prompts, translator.candidates(prompts, k, "sample", temperature, seed=seed), inputs, template, prior=0.)
     return [(p, cs[0].text, cs[-1].text) for p, cs, kl in zip(prompts, found, kls) if kl[-1]-kl[0] > margin]
 
 def _twin(t):

@@ -166,13 +166,13 @@ class Transfer:
     gain: Measured      # mean difference over all tasks
     def __repr__(self): return f"Transfer(to {self.there}: wins {self.wins!r}, {self.ties} ties; mean gain {self.gain!r})"
     def plot(self, ax=None):
-        "Every task: the soft prompt at home across, the text there up."
+        "Every task: the soft prompt at home across, the text there up; the larger a point, the more tasks it stands for."
         ax, t = axes(ax, (4, 4)), self.table.dropna(subset=["soft prompt", "translator"])
         counts = t.groupby(["soft prompt", "translator"]).size()
         x, y = (counts.index.get_level_values(i) for i in (0, 1))
         ax.plot([0, 1], [0, 1], color=COLORS["model"], lw=1)
         ax.scatter(x, y, s=14*np.sqrt(counts), color=COLORS["prompt"], alpha=.6, lw=0)
-        ax.set(xlabel="soft prompt on its own model", ylabel=f"translated text on {self.there}", title=f"{len(t)} tasks, {len(t)-self.ties} differ", xlim=(-.04, 1.04), ylim=(-.04, 1.04))
+        ax.set(xlabel="accuracy of the soft prompt on its own model", ylabel=f"accuracy of the text on {self.there}", title=f"{len(t)} task{'s'*(len(t) != 1)}, {len(t)-self.ties} differ", xlim=(-.04, 1.04), ylim=(-.04, 1.04))
         return ax
 
 # %% ../../nbs/translation/16_transfer.ipynb #c014

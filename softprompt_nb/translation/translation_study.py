@@ -55,11 +55,17 @@ class _Fields:
     k: int = 8                   # candidates
     longest: int = 48            # tokens of a text, at most
     inputs: int = 8              # unlabelled inputs of a task, for re-ranking and divergence
+    prior: float = .1            # weight of a text's log-probability in re-ranking
     items: int|None = None       # test items of a task; None for all
     rounds: int = 2              # swaps of words in refining; 0: nothing is refined
     preferred: int = 0           # training prompts for a step of preference optimisation; 0: none
     template: str = "{instruction}\n{input}"
     dtype: str|None = None
+
+# %% ../../nbs/translation/17_translation_study.ipynb #c004s
+@dataclass(frozen=True)
+class _Settings(_Fields):
+    "And what does not: where it runs, what it keeps, what it shows."
     device: str|None = field(default=None, compare=False)
     store: str|None = field(default=None, compare=False) # folder for the prompts' records; None: in the run's own
     wave: int = field(default=64, compare=False)         # prompts that are trained together
@@ -134,7 +140,7 @@ def _inspected(c, lm, train, valid, pairs, target_demos=3):
 def _translated(c, lm, t, pairs, inputs):
     "Translations as they come, and the same re-ranked."
     found = t.candidates(pairs.prompts, c.k, max_new_tokens=c.longest)
-    return t.translate(pairs.prompts, found=found), t.translate(pairs.prompts, inputs, lm, found=found, template=c.template)
+    return t.translate(pairs.prompts, found=found), t.translate(pairs.prompts, inputs, lm, found=found, template=c.template, prior=c.prior)
 
 def _texts(c, lm, ts, train, valid, pairs, dod):
     "Method -> a text for each pair; translations; notes."
@@ -147,7 +153,7 @@ def _texts(c, lm, ts, train, valid, pairs, dod):
     if c.rounds: out["translator, refined"] = refined([t.candidates for t in chosen], [t.kl for t in chosen])
     if "preferred" in ts: out["translator, preferred"] = [t.text for t in ts["preferred"].translate(pairs.prompts, **write)]
     out |= {m: [t.text for t in said] for m, said in zip(("shuffled", "shuffled, re-ranked"), _translated(c, lm, ts["shuffled"], pairs, inputs))}
-    found, kls = rerank(lm, pairs.prompts, options, inputs, c.template)
+    found, kls = rerank(lm, pairs.prompts, options, inputs, c.template, prior=0.) # ranks are no log-probabilities
     out |= {"retrieval": [o[0].text for o in options], "retrieval, re-ranked": [x[0].text for x in found]}
     if c.rounds: out["retrieval, refined"] = refined(found, kls)
     inspected, note = _inspected(c, lm, train, valid, pairs)
@@ -194,7 +200,7 @@ def _judged(c, lm, dod, pairs, texts):
 MOVED = ("translator", "translator, re-ranked", "translator, refined", "true instruction", "nothing") # methods that the larger model is asked with
 
 @dataclass(frozen=True)
-class StudyRun(_Fields):
+class StudyRun(_Settings):
     "One seed of the study."
     def __post_init__(self): TranslatorConfig(**self.translator)
     def run(self, work):
@@ -253,7 +259,7 @@ class Study:
         d = json.loads(Path(path).read_text(encoding="utf-8"))
         if "runs" not in d: raise ValueError(f"{str(path)!r} is no saved study: give a file that Study.save wrote.")
         return cls([r | {k: _decoded(r[k]) for k in _ROWS if r.get(k)} for r in d["runs"]])
-    def __repr__(self): return f"Study({len(self.runs)} seeds; {', '.join(f'{s} {by_task(self.table, split=s).shape[0]} tasks' for s in self.splits)}; prompts {mean([r['seconds']['prompts'] for r in self.runs]).value:.0f} s, translators {mean([r['seconds']['translators'] for r in self.runs]).value:.0f} s a seed)"
+    def __repr__(self): return f"Study({len(self.runs)} seed{'s' if len(self.runs) > 1 else ''}; {', '.join(f'{s} {by_task(self.table, split=s).shape[0]} tasks' for s in self.splits)}; prompts {mean([r['seconds']['prompts'] for r in self.runs]).value:.0f} s, translators {mean([r['seconds']['translators'] for r in self.runs]).value:.0f} s a seed)"
 
 # %% ../../nbs/translation/17_translation_study.ipynb #c017
 def translation_study(store: RunStore|str|Path, # where runs are recorded
@@ -310,6 +316,6 @@ Study.verdicts, Study.overview, Study.transferred, Study.predictors, Study.relia
 
 # %% ../../nbs/translation/17_translation_study.ipynb #c021
 TINY = dict(seeds=(0,), larger=None, tasks=(16, 8, 2), n=4, steps=16, k=3, inputs=2, items=3, translator=dict(epochs=25, batch_size=8), progress=False)
-FULL_RUN = dict(seeds=(0, 1, 2), batch_size=4, train_seed=0, translator=dict(epochs=28, batch_size=16, noise=1., patience=8))
+FULL_RUN = dict(seeds=(0, 1, 2), batch_size=4, train_seed=0, k=24, translator=dict(epochs=28, batch_size=16, noise=1., patience=8))
 LLAMA = dict(seeds=(0, 1, 2), model="meta-llama/Llama-3.1-8B-Instruct", larger=None, dod="natural.parquet", n=20, steps=560, batch_size=8, start="own", lr=1e-4, wave=4, items=50,
              translator=PAPER, dtype="bfloat16", template="{instruction}\n{input}")

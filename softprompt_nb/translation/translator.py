@@ -264,17 +264,17 @@ def _translate(self,
                lm: FrozenLM|None=None, # the model that the prompts were made for, for re-ranking
                k: int=8, # candidates
                found: Sequence|None=None, # what `candidates` gave for the prompts; None: they are made here
-               **how, # more arguments of `candidates`, and `template` of the re-ranking
+               **how, # more arguments of `candidates`, and `template` and `prior` of the re-ranking
 ): # a `Translation`, or a list of them
     "What prompts say; raises ValueError for inputs without the model that they go to."
     one = isinstance(prompts, SoftPrompt)
     prompts, inputs = ([prompts], None if inputs is None else [inputs]) if one else (list(prompts), inputs)
     if inputs is not None and lm is None: raise ValueError("Re-ranking runs the model that the prompts were made for: give lm=, or leave inputs out.")
-    template = {k: how.pop(k) for k in ("template",) if k in how}
+    reranking = {k: how.pop(k) for k in ("template", "prior") if k in how}
     found, kls = self.candidates(prompts, k, **how) if found is None else found, [()]*len(prompts)
     if inputs is not None:
         from softprompt_nb.translation.rerank import rerank # here, for re-ranking stands on this module
-        found, kls = rerank(lm, prompts, found, inputs, **template)
+        found, kls = rerank(lm, prompts, found, inputs, **reranking)
     sure = self.calibration or (lambda cs, kl: None)
     out = [Translation(cs[0].text, sure(cs, kl), tuple(cs), tuple(kl)) for cs, kl in zip(found, kls)]
     return out[0] if one else out
