@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from families import tiny
 from softprompt_nb.data import Example, encode
-from softprompt_nb.evaluation.interpretability import choose, divergence, faithfulness, frontier, hypervolume, likeness, nearest_f1, predictability, retention, scrutability, waywardness
+from softprompt_nb.evaluation.interpretability import choose, divergence, faithfulness, follower, frontier, hypervolume, likeness, nearest_f1, predictability, retention, scrutability, waywardness
 from softprompt_nb.prompts import SoftPrompt
 
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is"), Example("zz top", " q")]
@@ -72,6 +72,20 @@ def test_scrutability_by_hand():
 
 
 @torch.no_grad()
+def test_a_follower_scores_by_the_nats_that_a_text_saves():
+    from softprompt_nb.training.inference import target_logprobs
+    lm, tasks = tiny("llama"), {"do it": [Example("ab", "c"), Example("b", "dd")], "say": [Example("xy", "z")]}
+    def nats(text, items):
+        each = [target_logprobs(lm, None, [Example(text + e.input, e.target)]) for e in items]
+        return sum(-(total/count).item() for total, count in each)/len(each)
+    def least(text, items): return min(nats(text + j, items) for j in ("", "\n"))
+    read = follower(lm, tasks)
+    for text in ("zzz", "do it"):
+        want = [(nats("", x) - least(text, x))/max(nats("", x) - least(d, x), .05) for d, x in tasks.items()]
+        assert read(text, list(tasks)) == pytest.approx(want, rel=1e-3, abs=1e-3)
+    with pytest.raises(ValueError, match="no examples of 'other'"): read("x", ["do it", "other"])
+
+
 def test_a_reader_chooses_by_what_the_text_adds():
     lm = tiny("gpt2")
     from softprompt_nb.training.inference import score_options

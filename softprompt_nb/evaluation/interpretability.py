@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['divergence', 'retention', 'Faithfulness', 'faithfulness', 'Scrutability', 'likeness', 'choose', 'predictability',
-           'scrutability', 'hypervolume', 'Frontier', 'as_table', 'frontier', 'nearest_f1', 'waywardness']
+           'scrutability', 'follower', 'hypervolume', 'Frontier', 'as_table', 'frontier', 'nearest_f1', 'waywardness']
 
 # %% ../../nbs/evaluation/30_interpretability.ipynb #c002
 from collections.abc import Callable, Sequence
@@ -184,6 +184,21 @@ def scrutability(lm: FrozenLM, # the prompt's model, whose tokenizer gives the w
         rank = 1. + sum(s > scores[0] for s in scores[1:])
     like = likeness(ref, text, description) if description else float("nan")
     return Scrutability(float(np.exp(own)), mean([own - o for o in others]), proportion(_words(lm, text)), like, rank)
+
+# %% ../../nbs/evaluation/30_interpretability.ipynb #follow2
+def follower(lm: FrozenLM, # a model that follows instructions
+             tasks: dict, # description -> `Example`s of that task
+             joins: Sequence[str]=("", "\n"), # what may stand between the text and an input
+) -> Callable: # a reader for `choose`: (text, descriptions) -> scores, 1 for a text that helps as much as the description itself
+    "A reader that follows the text on each task's examples; it raises ValueError for a description without examples."
+    def nats(text, items):
+        tried = [target_logprobs(lm, None, [Example(text + j + e.input, e.target) for e in items]) for j in (joins if text else ("",))]
+        return min((-total/count).mean().item() for total, count in tried)
+    bare, own = {d: nats("", x) for d, x in tasks.items()}, {d: nats(d, x) for d, x in tasks.items()}
+    def read(text, descriptions):
+        if lost := [d for d in descriptions if d not in tasks]: raise ValueError(f"This reader has no examples of {lost[0]!r}: give follower some of each task.")
+        return [(bare[d] - nats(text, tasks[d]))/max(bare[d] - own[d], .05) for d in descriptions]
+    return read
 
 # %% ../../nbs/evaluation/30_interpretability.ipynb #c015
 def hypervolume(points: Sequence, # (x, y) pairs, both better when larger
