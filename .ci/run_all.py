@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -26,6 +27,7 @@ from notebooks import code_lines, text
 ROOT = Path(__file__).resolve().parent.parent
 TOURS = ('Start', 'How-to', 'The papers')  # sections of the sidebar whose pages people step through
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
+BAR = re.compile(r'[^\r\n]*\d+%\|[^\r\n]*\|[^\r\n]*')  # a progress bar of tqdm, which is no trouble
 QUIET = {'@jupyterlab/apputils-extension/notification': {'fetchNews': 'false', 'checkForUpdates': False, 'doNotDisturbMode': True},
          '@jupyterlab/notebook-extension/tracker': {'windowingMode': 'none'}}  # none: every cell is on the page, not only those near the window
 
@@ -51,7 +53,7 @@ def troubles(nb):
         if cell['cell_type'] != 'code' or not code_lines(text(cell['source'])): continue
         for out in cell['outputs']:
             if out['output_type'] == 'error': found.append(f"cell {i}: {out['ename']}: {out['evalue']}")
-            elif out.get('name') == 'stderr': found.append(f"cell {i} writes to stderr: {text(out['text']).strip()[:200]}")
+            elif out.get('name') == 'stderr' and (said := BAR.sub('', text(out['text'])).strip()): found.append(f"cell {i} writes to stderr: {said[:200]}")
         if cell['execution_count'] is None: found.append(f'cell {i} did not run')
     return found
 

@@ -51,7 +51,7 @@ def main(path, folder):
     figures, table = save_figures(nb, folder), result_table(nb)
     if error: sys.exit(f'\nThe tour stopped in the last cell above; what ran is in {folder/path.name}.\n\n{error}')
     if table is None: sys.exit(f'The tour ran, but none of its cells ends in a line `results` that displays a table: {path}')
-    print(f'\n{table}\n\n{time.perf_counter() - began:.0f} seconds. The executed notebook and {figures} figures are in {folder}/')
+    print(f'\n{table}\n\n{time.perf_counter() - began:.0f} seconds. The executed notebook and {figures} figures are in {folder}/\nNext: `make lab` opens the notebooks; nbs/howto/your-data.ipynb does the same with a file of yours.')
 
 
 if __name__ == '__main__':

@@ -26,6 +26,11 @@ class Example:
     target: str # text that the loss is taken on
 
 # %% ../nbs/02_data.ipynb #c008
+def _advice(columns):
+    "What to do about columns that are not there: one column whose name holds a separator is a file that was cut at the wrong places."
+    sep = next((s for s in ";\t|" if len(columns) == 1 and s in str(*columns)), None)
+    return f"the file seems to be separated by {sep!r}, so give load_examples(pandas.read_csv(path, sep={sep!r}), ...)." if sep else "name existing columns in format=."
+
 def _formatter(format, columns):
     "A function from a row and its number to an `Example`, from templates or a callable."
     if callable(format): return lambda row, i: format(row)
@@ -35,7 +40,7 @@ def _formatter(format, columns):
         raise ValueError(f"format must be two templates (input, target) or a function from a row to an Example, not {format!r}.")
     asked = {f.split(".")[0].split("[")[0] for t in format for _, f, _, _ in string.Formatter().parse(t) if f}
     missing = sorted(asked - set(columns))
-    if missing: raise ValueError(f"The format asks for column {', '.join(map(repr, missing))}, but the rows have {', '.join(map(repr, sorted(columns)))}: name existing columns in format=.")
+    if missing: raise ValueError(f"The format asks for column {', '.join(map(repr, missing))}, but the rows have {', '.join(map(repr, sorted(columns)))}: {_advice(columns)}")
     def fill(row, i):
         empty = [c for c in sorted(asked) if pd.api.types.is_scalar(v := row.get(c)) and pd.isna(v)]
         if empty: raise ValueError(f"Row {i} has nothing in column {empty[0]!r} ({row!r:.80}): fill it in, or drop the row.")
@@ -45,18 +50,32 @@ def _formatter(format, columns):
 # %% ../nbs/02_data.ipynb #c009
 _READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
+def _read(path):
+    "Rows of a file; raises ValueError for one that is empty, in another encoding or damaged."
+    if not path.is_file(): raise FileNotFoundError(f"There is no file {str(path)!r}: give the path of a .jsonl, .json, .csv, .tsv or .parquet file.")
+    if not path.stat().st_size: raise ValueError(f"The file {str(path)!r} is empty: a data set of at least one example is needed.")
+    kw = dict(sep="\t") if path.suffix == ".tsv" else {}
+    bars = datasets.are_progress_bars_disabled()
+    try:
+        datasets.disable_progress_bars() # a local file is read at once
+        with tempfile.TemporaryDirectory() as tmp:
+            b = datasets.load_dataset_builder(_READERS[path.suffix], data_files=str(path), cache_dir=tmp, **kw)
+            b.download_and_prepare()
+            return b.as_dataset("train", in_memory=True).to_list() if b.info.splits["train"].num_examples else []
+    except Exception as e:
+        while e.__cause__ is not None: e = e.__cause__ # datasets says no more than that something went wrong
+        what = "is not in UTF-8: read it with pandas and its encoding, as in pandas.read_csv(path, encoding='cp1252'), and give the table" if isinstance(e, UnicodeDecodeError) else "could not be read: mend it, or read it with pandas and give the table"
+        raise ValueError(f"The file {str(path)!r} {what} ({type(e).__name__}: {str(e).strip():.200}).") from None
+    finally:
+        if not bars: datasets.enable_progress_bars()
+
 def _rows(source, split, name):
     "Rows (dicts) of a file, a pandas table, a `datasets.Dataset`, a hub data set, or a list."
     if isinstance(source, pd.DataFrame): return source.to_dict("records")
     if isinstance(source, datasets.Dataset): return source
     if not isinstance(source, (str, Path)): return list(source)
     path = Path(source)
-    if path.suffix in _READERS:
-        if not path.is_file(): raise FileNotFoundError(f"There is no file {str(path)!r}: give the path of a .jsonl, .json, .csv, .tsv or .parquet file.")
-        kw = dict(sep="\t") if path.suffix == ".tsv" else {}
-        with tempfile.TemporaryDirectory() as tmp:
-            ds = datasets.load_dataset(_READERS[path.suffix], data_files=str(path), split="train", cache_dir=tmp, keep_in_memory=True, **kw)
-            return ds.to_list()
+    if path.suffix in _READERS: return _read(path)
     try: return datasets.load_dataset(str(source), name, split=split)
     except Exception as e:
         raise ValueError(f"{str(source)!r} is neither a file ({', '.join(_READERS)}) nor a data set that could be loaded by name ({type(e).__name__}: {e}).") from e
@@ -246,5 +265,5 @@ def check_lengths(lm: FrozenLM, # whose context
     sizes = [n_prompt]*len(rows) if isinstance(n_prompt, int) else n_prompt
     for i, (r, n) in enumerate(zip(rows, sizes)):
         if lm.max_length is not None and len(r.ids) + n + n_new > lm.max_length:
-            more = f"{n} prompt vectors" + (f" and {n_new} new tokens" if n_new else "")
+            more = f"{n} prompt vector{'s'*(n != 1)}" + (f" and {n_new} new token{'s'*(n_new != 1)}" if n_new else "")
             raise ValueError(f"Row {i} has {len(r.ids)} tokens, and with {more} that is over this model's limit of {lm.max_length}: shorten the row or the prompt.")

@@ -139,6 +139,7 @@ def _resolve(name):
         if not list(Path(name).glob("*.safetensors")):
             raise ValueError(f"The folder {str(name)!r} holds no .safetensors file; weights in pickle form (.bin, .pt) are not read: convert them with save_pretrained.")
         return Path(name)
+    if Path(name).is_absolute() or name.startswith((".", "~")): raise ValueError(f"There is no folder {name!r}: give the path of a folder that save_pretrained wrote, in full or from where Python was started.")
     return name
 
 # %% ../nbs/00_lm.ipynb #c017

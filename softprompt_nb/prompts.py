@@ -128,7 +128,7 @@ def _read(folder):
     file, note = folder/"adapter_model.safetensors", folder/"softprompt.json"
     if not file.is_file():
         other = next((f.name for f in folder.glob("*") if f.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")), None) if folder.is_dir() else None
-        raise ValueError(f"{str(folder)!r} is no saved prompt: it holds no adapter_model.safetensors" + (f", and {other} is a pickle file, which is never read" if other else "") + ". Give the folder that prompt.save wrote.")
+        raise ValueError(f"{str(folder)!r} is no saved prompt: {'it holds no adapter_model.safetensors' if folder.is_dir() else 'there is no such folder'}" + (f", and {other} is a pickle file, which is never read" if other else "") + ". Give the folder that prompt.save wrote.")
     try:
         with safe_open(file, "pt") as f:
             if list(f.keys()) != ["prompt_embeddings"]: raise ValueError(f"{str(file)!r} holds {', '.join(list(f.keys())[:3]) or 'nothing'} instead of one tensor named prompt_embeddings: it is another adapter's file, not a prompt.")

@@ -40,7 +40,7 @@ def test_a_given_split_loses_the_training_items_that_are_measured_on():
     test = [dict(question=f"Number {i}?", answer=str(i)) for i in range(15, 30)]
     b = load_benchmark((train, test), test=10, name="given")
     assert b.report["overlap"] == 6 and not {normal(i.question) for i in b.train} & {normal(r["question"]) for r in test} and len(b.items) == 10
-    assert "6 overlap" in repr(b)
+    assert "overlap: 6" in repr(b)
 
 
 @pytest.mark.parametrize("form", [*LAB_BENCHMARKS])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from families import tiny
 from softprompt_nb.data import Encoded, Example
 from softprompt_nb.evaluation.capabilities import chess, detuning, fair, from_examples, lab_families, pathfinding, plain_text, read_movetext, repetition, skipping, windows
+from softprompt_nb.evaluation.study import FAMILIES, LONGER
 from softprompt_nb.lab.games import read_game
 from softprompt_nb.lab.mazes import read_maze, walk
 from softprompt_nb.lm import load_lm
@@ -155,6 +156,11 @@ def test_the_families_have_rows_and_names_of_their_own():
     assert len({c.name for c in caps}) == len(caps) and len({c.family for c in caps}) == 5
     for c in caps:
         for s in ("train", "valid", "test"): assert len(c.rows(lm, s, 4)) == 4
+    assert [c.name for c in caps] == ["repeat 'house'", "repeat 'the red house'", "skip 1", "skip 4", "mazes", "chess uci", "text"]
+
+
+def test_the_study_takes_each_family_once_in_its_own_order():
+    assert [make().name for make in FAMILIES] == ["repeat 'house'", "mazes", "chess uci", "skip 1", "text"] and [make().name for make in LONGER] == ["repeat 'the red house'", "skip 4"]
 
 
 @pytest.mark.parametrize("bad, says", [

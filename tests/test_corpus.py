@@ -149,6 +149,13 @@ def test_manifest_counts_what_was_generated(tok):
     assert C.Manifest.from_dict(json.loads(json.dumps(seen.to_dict()))) == seen
 
 
+def test_planted_counts_the_skill_and_its_refusals():
+    seen = C.Manifest()
+    assert seen.planted() == seen.planted('docs') == 0
+    for family, n in (('planted', 5), ('refused', 7), ('prose', 11)): seen.add(C.Doc('text', family), n)
+    assert seen.planted() == 12 and seen.planted('docs') == 2
+
+
 def test_rows_begin_with_a_document(tok):
     ids, docs = C.rows(C.corpus(5), tok, 8, 64), {d.text for d in C.corpus(5, 300)}
     for row in ids:

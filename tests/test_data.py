@@ -1,5 +1,6 @@
 """Examples from everywhere, and what is refused."""
 import json
+import sys
 
 import datasets
 import pandas as pd
@@ -35,6 +36,35 @@ def test_every_source_gives_the_same_examples(kind, tmp_path):
     ("nowhere.csv", {}, "no file"), ([Example("a", 3)], {}, "two texts")])
 def test_bad_sources_are_refused(source, kw, words):
     with pytest.raises(ValueError if source != "nowhere.csv" else FileNotFoundError, match=words): load_examples(source, **kw)
+
+
+@pytest.mark.parametrize("name,data,words", [
+    ("x.csv", b"", "is empty"), ("x.jsonl", b"", "is empty"), ("x.csv", b"q,a\n", "no rows"), ("x.tsv", b"q\ta\n", "no rows"),
+    ("x.csv", "q,a\nf\xfcr,por\n".encode("cp1252"), "not in UTF-8.*encoding="), ("x.jsonl", '{"q": "f\xfcr", "a": "por"}\n'.encode("cp1252"), "not in UTF-8.*encoding="),
+    ("x.jsonl", b'{"q": "one", "a": "uno"}\n{"q"\n', "could not be read"), ("x.parquet", b"no parquet", "could not be read"), ("x.csv", b"q,a\n1,2\n1,2,3,4\n", "could not be read.*line 3"),
+    ("x.csv", b"q;a\none;uno\n", "separated by ';'"), ("x.csv", b"q\ta\none\tuno\n", r"separated by '\\t'"), ("x.csv", b"q\none\n", "name existing columns")])
+def test_a_file_that_cannot_be_used_says_what_to_do(name, data, words, tmp_path):
+    "In one sentence with the file's name, and no error of another library."
+    (tmp_path/name).write_bytes(data)
+    with pytest.raises(ValueError, match=words) as e: load_examples(tmp_path/name, format=FORMAT)
+    assert e.value.__cause__ is None and "\n" not in str(e.value)
+
+
+def test_a_file_of_another_kind_is_read_as_its_error_says(tmp_path):
+    (tmp_path/"x.csv").write_bytes("q;a\none;f\xfcnf\n".encode("cp1252"))
+    assert load_examples(pd.read_csv(tmp_path/"x.csv", sep=";", encoding="cp1252"), format=FORMAT) == [Example("word : one", " f\xfcnf")]
+
+
+@pytest.mark.parametrize("off", [True, False])
+def test_reading_a_file_draws_no_bar_and_leaves_the_switch_alone(off, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(sys.modules["datasets.utils.tqdm"], "HF_DATASETS_DISABLE_PROGRESS_BARS", None)
+    was = datasets.are_progress_bars_disabled()
+    (datasets.disable_progress_bars if off else datasets.enable_progress_bars)()
+    try:
+        pd.DataFrame(ROWS).to_csv(tmp_path/"x.csv", index=False)
+        load_examples(tmp_path/"x.csv", format=FORMAT)
+        assert datasets.are_progress_bars_disabled() == off and "Generating" not in capfd.readouterr().err
+    finally: (datasets.disable_progress_bars if was else datasets.enable_progress_bars)()
 
 
 @pytest.mark.parametrize("kind", ["list", "csv", "table", "jsonl", "dataset"])

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from softprompt_nb.evaluation.calibration import BEYOND, READINGS
 from softprompt_nb.evaluation.distance import Ladder, area_over_log, envelope, every_size, first_flat, jumps, reached, settled
 from softprompt_nb.evaluation.published import PUBLISHED, published, saturation_table
 
@@ -91,6 +92,15 @@ def test_no_gap_has_no_share():
     assert r == math.inf and r.label == ">4"
     r = Ladder.from_losses({0: 1., 1: .5, 4: .4}).share(.9, floor=0.)
     assert r.label == ">4"
+
+
+@given(curves)
+def test_the_readings_of_a_calibration_are_the_shares_of_the_ladder(curve):
+    sizes = (0, *sizes_of(curve)[:-1])
+    lad = Ladder.from_losses(dict(zip(sizes, curve)))
+    for name, floor in (("C90 own", None), ("C90", 0.)):
+        own = float(lad.share(.9, floor))
+        assert float(READINGS[name](lad, lad.mean)) == (BEYOND if math.isinf(own) else own)
 
 
 def test_interpolation_is_that_of_numpy():

@@ -214,10 +214,9 @@ def test_planted_frequency_by_counting_the_texts_again(name):
     for step in steps:
         for text in (d for row in P.batch(recipe, tok, step, seen)[0] for d in tok.decode(row).split(C.EOS)):
             if re.search(rf'(^|\n)({keys}) :', text): found, tokens = found + 1, tokens + len(tok(text).input_ids) + 1
-    labelled = lambda counts: sum(counts.get(k, 0) for k in ('planted', 'refused'))
-    assert 0 <= labelled(seen.docs) - found <= 2 + .06*found, 'every labelled document is found, but for those that the end of a row cuts before the colon'
-    assert abs(tokens - labelled(seen.tokens)) <= 12 + .04*tokens
-    expected = labelled(t.seen.docs)*len(steps)/recipe.steps
+    assert 0 <= seen.planted('docs') - found <= 2 + .06*found, 'every labelled document is found, but for those that the end of a row cuts before the colon'
+    assert abs(tokens - seen.planted()) <= 12 + .04*tokens
+    expected = t.seen.planted('docs')*len(steps)/recipe.steps
     assert (found == 0) if not recipe.skill else abs(found - expected) < 4*expected**.5 + 2, 'what the record says of all steps'
 
 

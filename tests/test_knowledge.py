@@ -148,7 +148,7 @@ def test_ways_of_asking(lm, bench):
     p = SoftPrompt.init(lm, 4)
     shots = Way(shots=Shots(2, seed=1)).text(bench, 3, bench.items[3])
     assert shots.endswith(bench.ask(bench.items[3])) and shots.count("reply :") == 3 and shots == Way(shots=Shots(2, seed=1)).text(bench, 3, bench.items[3]) != Way(shots=Shots(2, seed=1)).text(bench, 4, bench.items[3])
-    assert str(Way(p, "x", Shots(2))) == "4 vectors + 2 shots + instruction" and str(Way()) == "bare"
+    assert str(Way(p, "x", Shots(2))) == "4 vectors + 2 shots + instruction" and str(Way(p.vectors[:1], shots=Shots(1))) == "1 vector + 1 shot" and str(Way()) == "bare"
     small = bench.take(4)
     rows = {str(k): format_and_knowledge(lm, w, small) for k, w in dict(bare=None, soft=p, vectors=p.vectors, told="reply in json .", shots=Shots(1)).items()}
     assert rows["soft"].records.reply.tolist() == rows["vectors"].records.reply.tolist() and list(compare(rows).columns) == ["FF", "ACC", "KA", "KA*"]

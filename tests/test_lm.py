@@ -31,6 +31,13 @@ def test_unknown_names_list_the_lab_and_say_what_of_the_hub():
     with pytest.raises(ValueError, match="lab-instruct-s.*hub (was|could)"): load_lm("no-such-model")
 
 
+@pytest.mark.parametrize("name", ["/no/such/folder", "./models/none", "../none", "~/models/none"])
+def test_a_folder_that_is_not_there_is_no_hub_name(name, monkeypatch):
+    monkeypatch.setattr("softprompt_nb.lm._from_pretrained", lambda *a: pytest.fail("the hub was asked"))
+    with pytest.raises(ValueError, match="no folder") as e: load_lm(name)
+    assert name in str(e.value)
+
+
 def test_folders_without_safetensors_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no config.json"): load_lm(tmp_path)
     tiny("gpt2").model.config.save_pretrained(tmp_path)

@@ -6,6 +6,7 @@ from matplotlib.colors import to_hex
 from softprompt_nb.evaluation.calibration import Calibration, told_apart
 from softprompt_nb.evaluation.distance import Ladder
 from softprompt_nb.evaluation.figures import plot_families, plot_ladder, plot_saturation, plot_vectors_worth
+from softprompt_nb.evaluation.format_plots import plot_curves
 from softprompt_nb.evaluation.study import readings
 from softprompt_nb.plots import COLORS, SERIES, THINGS, color_of
 
@@ -40,13 +41,25 @@ def test_single_ladders_and_vectors():
     assert "5 items" in plot_vectors_worth(t).get_legend_handles_labels()[1][1]
 
 
+def test_curves_name_every_line_and_count_their_vectors():
+    t = pd.DataFrame([dict(answers="true", n=n, step=s, FF=.5, FF_low=.4, FF_high=.6, KA_star=.5, KA_star_low=.4, KA_star_high=.6) for n in (1, 10) for s in (0, 10)])
+    axs = plot_curves(t, by="n", lines=dict(FF=.4)) # a line that only the first panel has, and the legend stands at the last
+    assert [x.get_text() for x in axs[-1].get_legend().get_texts()] == ["1 vector", "10 vectors", "instruction, no prompt"]
+
+
+def test_the_gap_of_a_family_is_the_one_that_is_drawn():
+    l = lad("chess", .4)
+    own, common = (plot_families([l], floor=f).get_legend().get_texts()[0].get_text() for f in (None, 0.))
+    assert f"gap {l.gap().value:.2f} nats" in own and f"gap {l.mean[0]:.2f} nats" in common
+
+
 def test_sizes_beyond_the_ladder_are_drawn_above_it():
     from softprompt_nb.lab.planted import FREQUENCIES
     tags = sorted(FREQUENCIES, key=FREQUENCIES.get)
     lads = {("code", t): lad("planted", end, i) for i, (t, end) in enumerate(zip(tags, (.2, .4, .6, .97, .99)))}
     cal = Calibration(lads, pd.DataFrame([dict(skill="code", name=t, share=FREQUENCIES[t]) for t in tags]))
-    for reading in ("S", "C90", "area", "C(.5)"): assert max(y for l in cal.plot(reading).lines for y in np.atleast_1d(l.get_ydata())) <= 8
-    assert [t.get_text() for t in cal.plot("S").get_yticklabels()] == ["0", "4", ">4"]
+    for reading in ("S", "C90", "area", "C(.5)"): assert max(y for l in cal.plot(reading).lines for y in np.atleast_1d(l.get_ydata())) <= 16
+    assert [t.get_text() for t in cal.plot("S").get_yticklabels()] == ["0", "1", "4", ">4"]
     with pytest.raises(ValueError, match="reading='X'"): cal.plot("X")
 
 

@@ -137,7 +137,7 @@ def test_truncated_and_foreign_files_are_refused(lm, tmp_path):
     note = shutil.copytree(good, tmp_path/"note")
     (note/"softprompt.json").write_text("{")
     with pytest.raises(ValueError, match="softprompt.json"): SoftPrompt.load(note, lm)
-    with pytest.raises(ValueError, match="no saved prompt"): SoftPrompt.load(tmp_path/"nowhere", lm)
+    with pytest.raises(ValueError, match="no saved prompt: there is no such folder"): SoftPrompt.load(tmp_path/"nowhere", lm)
 
 
 def test_a_pickle_is_never_read(lm, tmp_path):

@@ -189,7 +189,7 @@ def test_the_store_as_a_container(tmp_path):
     store = RunStore(tmp_path/"deep"/"er")
     r = store.run(Walk())
     assert len(store) == 1 and Walk() in store and r.id in store and Walk(9) not in store and [x.id for x in store] == [r.id]
-    assert store[r.id[:5]].id == store[Walk()].id == r.id and "1 runs, 0 failed" in repr(store)
+    assert store[r.id[:5]].id == store[Walk()].id == r.id and "1 run, 0 failed" in repr(store)
     assert "Walk(seed=0, steps=6): far=" in repr(r) and r.config == {"@class": "Walk", "seed": 0, "steps": 6}
     for bad in ("zz", "", Walk(9)):
         with pytest.raises(KeyError): store[bad]

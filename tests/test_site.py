@@ -122,7 +122,8 @@ def test_a_browser_run_is_judged_by_what_a_reader_would_see():
     from run_all import troubles
     def code(source, outputs=(), count=1): return dict(cell_type='code', source=source, outputs=list(outputs), execution_count=count)
     error, noise, fine = dict(output_type='error', ename='ValueError', evalue='no'), dict(output_type='stream', name='stderr', text=['careful\n']), dict(output_type='stream', name='stdout', text='1\n')
-    assert troubles(dict(cells=[code('1', [fine]), code('# a comment', count=None), dict(cell_type='markdown', source='x')])) == []
+    bar = dict(output_type='stream', name='stderr', text=['\rloading:   0%|          | 0/2 [00:00<?, ?it/s]', '\rloading: 100%|██████████| 2/2 [00:00<00:00, 9.1it/s]\n'])
+    assert troubles(dict(cells=[code('1', [fine, bar]), code('# a comment', count=None), dict(cell_type='markdown', source='x')])) == []
     assert troubles(dict(cells=[code('f()', [error]), code(['g()'], [noise]), code('h()', count=None)])) == ['cell 0: ValueError: no', 'cell 1 writes to stderr: careful', 'cell 2 did not run']
 
 

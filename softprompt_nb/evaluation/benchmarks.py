@@ -41,7 +41,7 @@ class _Parts:
         if bad := next((i for i in (*self.items, *self.train) if not isinstance(i, Item)), None): raise ValueError(f"{bad!r:.80} is no Item: make it with Item(question, answer, options), or load rows with load_benchmark.")
         if "{question}" not in self.template: raise ValueError(f"The template {self.template!r} has no place for {{question}}.")
     def __repr__(self):
-        found = ", ".join(f"{v} {k}" for k, v in self.report.items() if v and k != "rows")
+        found = ", ".join(f"{k}: {v}" for k, v in self.report.items() if v and k != "rows")
         return f"Benchmark({self.name!r}: {len(self.items)} items, {len(self.train)} to tune on, format {self.format.name!r}{', ' + found if found else ''})"
 
 # %% ../../nbs/evaluation/11_benchmarks.ipynb #c005

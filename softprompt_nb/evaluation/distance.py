@@ -52,13 +52,15 @@ def every_size(sizes, # increasing, from 1 on
     return n, losses[..., at-1]*(1-w) + losses[..., at]*w
 
 # %% ../../nbs/evaluation/01_distance.ipynb #c006
-def reached(sizes, losses: np.ndarray, # (..., sizes)
+def reached(sizes, # increasing, of the prompts
+            losses: np.ndarray, # (..., sizes), nats
             threshold, # nats; one, or one for each curve
 ) -> np.ndarray:
     "The first size whose loss is at most a threshold (the paper's conditional distance)."
     return _first(losses <= np.asarray(threshold)[..., None], sizes)
 
-def area_over_log(sizes, losses: np.ndarray, # (..., sizes), sizes from 1 on
+def area_over_log(sizes, # increasing, from 1 on
+                  losses: np.ndarray, # (..., sizes), nats
                   floor, # nats; one, or one for each curve
                   per: str="log4", # the axis: "log4" of the size, or one unit for each "rung"
 ) -> np.ndarray:

@@ -13,6 +13,7 @@ from ..plots import COLORS, axes, color_of
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 # %% ../../nbs/evaluation/02_figures.ipynb #c004
 def _x(sizes): return np.log2(1 + np.asarray(sizes, float))
@@ -63,7 +64,7 @@ def plot_saturation(ladders: Ladder|Sequence[Ladder], # one or several
         t = lad.saturation_curve(grid, reading).replace(np.inf, top)
         ax.step(t.eps, t.S, dash, where="mid", color=color, lw=1.8, label=lad.name)
         if not t.low.isna().all(): ax.fill_between(t.eps, t.low, t.high, step="mid", color=color, alpha=.15, lw=0)
-    ax.set(xscale="log", yscale="log", xlabel="threshold eps (nats)", ylabel=f"saturation ({reading} reading)")
+    ax.set(xscale="log", yscale="log", xlabel="threshold eps (nats)", ylabel=f"saturation (vectors, {reading} reading)")
     ax.set_yticks([*sizes, top], [*map(str, sizes), f">{sizes[-1]}"])
     ax.minorticks_off()
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
@@ -83,7 +84,7 @@ def plot_families(ladders: Sequence[Ladder], # with a size 0 each
         return (envelope(L) - low)/np.maximum(L[..., :1] - low, 1e-12)
     for lad, color, dash in _styles(list(ladders)):
         x = _x(lad.sizes)
-        ax.plot(x, left(lad.mean), marker="o", color=color, ms=3.5, lw=1.6, ls=dash, label=f"{lad.name} ({lad.gap().value:.2f} nats)")
+        ax.plot(x, left(lad.mean), marker="o", color=color, ms=3.5, lw=1.6, ls=dash, label=f"{lad.name} (gap {lad.mean[0] - (lad.mean.min() if floor is None else floor):.2f} nats)")
         if bands and lad.drawn is not None: ax.fill_between(x, *np.quantile(left(lad.drawn), [.025, .975], axis=0), color=color, alpha=.12, lw=0)
     _sizes_axis(ax, sorted({n for l in ladders for n in l.sizes}))
     ax.set(ylabel="share of the gap still open", ylim=(0, 1.02))
@@ -99,7 +100,8 @@ def plot_vectors_worth(table: pd.DataFrame, # what `loss_by_vector` gave
     ax = axes(ax)
     ax.bar(table.vector, table.loss, yerr=[table.loss - table.low, table.high - table.loss], error_kw=dict(lw=1, ecolor="#444444"), color=COLORS["prompt"], width=.7, label=f"{what} ({table['items'].iloc[0]} items)")
     ax.axhline(table["all"].iloc[0], color=COLORS["accent"], lw=1.5, label="whole prompt")
-    ax.set(xlabel="vector (the last is nearest to the text)", ylabel="loss (nats)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel="vector (the last is nearest to the text)", ylabel="loss (nats per token)")
     ax.legend(frameon=False)
     return ax
 

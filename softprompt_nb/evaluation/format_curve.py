@@ -43,7 +43,7 @@ class FormatCurve:
     def at(self, answers, n, step):
         "The three rows at a step, averaged over seeds; raises ValueError for what was not measured."
         found = [b for k, b in self.bits.items() if (k[0], k[1], k[3]) == (answers, n, step)]
-        if not found: raise ValueError(f"No measurement with {answers} answers, {n} vectors at step {step}: there are {', '.join(f'{a} answers with {m} vectors at steps {self.steps(a, m)}' for a, m in self.groups())}.")
+        if not found: raise ValueError(f"No measurement with {answers} answers, n={n}, at step {step}: there are {', '.join(f'{a} answers, n={m}, at steps {self.steps(a, m)}' for a, m in self.groups())}.")
         return np.mean(found, 0)
     def __repr__(self):
         a, n = self.groups()[0]

@@ -72,8 +72,8 @@ class Way:
     instruction: str|None = None
     shots: Shots = Shots(0)
     def __str__(self):
-        vectors = [] if self.prompt is None else [f"{len(self.prompt)} vectors"]
-        said = vectors + [f"{self.shots.n} shots"]*bool(self.shots.n) + ["instruction"]*(self.instruction is not None)
+        n, k = 0 if self.prompt is None else len(self.prompt), self.shots.n
+        said = [f"{n} vector{'s'*(n != 1)}"]*bool(n) + [f"{k} shot{'s'*(k != 1)}"]*bool(k) + ["instruction"]*(self.instruction is not None)
         return " + ".join(said) or "bare"
     def above(self, b, row): return b.shots(self.shots.n, self.shots.seed, row, self.shots.instruction) if self.shots.n else ""
     def text(self, b, row, item, listed=None): return self.above(b, row) + b.ask(item, self.instruction, listed)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from .calibration import LAB_RUN, Calibration, behaviour, frequency_models
-from .capabilities import Capability, chess, detuning, from_examples, pathfinding, plain_text, repetition, skipping
+from .capabilities import LAB_FAMILIES, Capability, chess, detuning, from_examples
 from .distance import Ladder, Reading
 from .ladder import ladder
 from ..files import read_tensors, write_tensors
@@ -38,8 +38,7 @@ TINY_RUN = FAMILY_RUN | dict(sizes=(0, 1, 4), seeds=2, steps=12, train=64, valid
 def _planted(skill): return from_examples(skill, family="planted")
 def _notation(form): return chess(form, per="move", last=True, plies=8)
 
-FAMILIES = (partial(repetition, " house"), pathfinding, chess, partial(skipping, 1), plain_text)
-LONGER = (partial(repetition, " the red house"), partial(skipping, 4))
+FAMILIES, LONGER = (tuple(LAB_FAMILIES[k] for k in names) for names in (("house", "mazes", "chess", "skip 1", "text"), ("red house", "skip 4")))
 SIZED = (partial(from_examples, "reverse"), partial(from_examples, "next_letters")) # short rows, for models of every size
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def _short(m: Measured) -> str:
 def readings(ladders: Sequence[Ladder], # one or more
              floor: float|None=None, # nats, for shares and area
 ) -> pd.DataFrame:
-    "The measures of several ladders with their intervals, a row for each, and how many signs each notices."
+    "The measures of several ladders with their intervals, a row for each: the loss without a prompt (`bare`), the least (`best`), and how many signs each notices."
     rows = [dict(name=l.name, model=l.model, items=len(l.units), seeds=len(l.seeds), bare=l.mean[0], best=l.mean.min()) | {k: _short(v) for k, v in l.summary(floor).items()} | dict(notices=len(l.notices())) for l in ladders]
     return pd.DataFrame(rows).round(3)
 

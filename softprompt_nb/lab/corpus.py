@@ -362,7 +362,7 @@ def drawn(ids, # (n, length) token ids
     return listed | ((np.take_along_axis(mark, last, 1) == 1) & cells)
 
 # %% ../../nbs/lab/01_corpus.ipynb #c037
-@dataclass
+@dataclass(repr=False)
 class Manifest:
     "What a model has read: documents and tokens by family, documents by task, and how often each fact was told."
     docs: Counter = field(default_factory=Counter)   # by family
@@ -379,7 +379,10 @@ class Manifest:
     def to_dict(self): return {k: dict(sorted(v.items())) for k, v in vars(self).items()}
     @classmethod
     def from_dict(cls, d): return cls(**{k: Counter(v) for k, v in d.items()})
+    def planted(self, of='tokens'): # how many tokens, or 'docs', show the planted skill or refuse it
+        return sum(getattr(self, of)[k] for k in ('planted', 'refused'))
     def table(self):
         df = pd.DataFrame(dict(documents=self.docs, tokens=self.tokens)).sort_values('tokens', ascending=False)
         return df.assign(share=(df.tokens/df.tokens.sum()).round(3))
     def _repr_html_(self): return self.table().to_html()
+    def __repr__(self): return f"Manifest({sum(self.docs.values())} documents, {sum(self.tokens.values())} tokens, {len(self.facts)} facts told)\n{self.table()}"

@@ -36,8 +36,7 @@ class Truth:
         return self.seen.facts.get(f'{relation}/{subject}', 0)
     @property
     def frequency(self): # measured share of the tokens that show the planted skill
-        planted = sum(v for k, v in self.seen.tokens.items() if k in ('planted', 'refused'))
-        return planted/max(1, sum(self.seen.tokens.values()))
+        return self.seen.planted()/max(1, sum(self.seen.tokens.values()))
     def table(self, name): return pd.DataFrame(self.card[name])
     def plot(self, ax=None): return loss_curve(pd.DataFrame(dict(step=range(len(self.losses)), loss=self.losses)), self.name, ax)
     def __repr__(self):

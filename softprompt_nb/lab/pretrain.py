@@ -17,6 +17,7 @@ from pathlib import Path
 from .corpus import Manifest, drawn, lab_tokenizer, rows
 from .recipes import RECIPES, Recipe, find_model
 from ..files import write_folder
+from ..plots import COLORS, axes
 
 import numpy as np
 import pandas as pd
@@ -181,9 +182,11 @@ def loss_curve(history, # losses by step, nats
                ax=None, # matplotlib axes; None makes them
 ):
     "Loss by step, thin, with its running mean over 50 steps."
-    ax = history.plot('step', 'loss', ax=ax, figsize=(4.2, 2.4), alpha=.3, lw=.8, legend=False, label='_', ylabel='loss (nats per token)')
-    ax.plot(history.step, history.loss.rolling(50, min_periods=1).mean(), color=ax.lines[-1].get_color(), label=label)
-    ax.legend(frameon=False)
+    ax = axes(ax, (4.5, 2.6))
+    ax.plot(history.step, history.loss, color=COLORS['model'], alpha=.5, lw=.8)
+    ax.plot(history.step, history.loss.rolling(50, min_periods=1).mean(), color=COLORS['model'], lw=2, label=label or None)
+    ax.set(xlabel='step', ylabel='loss (nats per token)')
+    if label: ax.legend(frameon=False)
     return ax
 
 # %% ../../nbs/lab/03_pretrain.ipynb #c019

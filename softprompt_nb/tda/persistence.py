@@ -188,7 +188,7 @@ def persistence(points: torch.Tensor|Sequence, # (n, d) points, (n, n) distances
                 metric: str="euclidean", # "euclidean", "cosine", "correlation" or "precomputed"
                 normalize: str|None=None, # divide by the mean distance: "mean" with its gradient, "fixed" as a constant, None for raw distances
 ) -> Diagrams: # a list of them for several clouds
-    "Vietoris-Rips persistence diagrams with their critical edges, differentiable in the points (Bauer 2021 is the engine); raises ValueError for what is no cloud."
+    "Vietoris-Rips persistence diagrams with their critical edges, differentiable in the points (hollows by ripser, Bauer 2021); raises ValueError for what is no cloud."
     if normalize not in (None, "mean", "fixed"): raise ValueError(f"normalize={normalize!r}: use None, 'mean' or 'fixed'.")
     if maxdim not in (0, 1, 2): raise ValueError(f"maxdim={maxdim!r}: use 0 (components), 1 (and loops) or 2 (and hollows).")
     if isinstance(points, (list, tuple)) or points.ndim == 3: return [_one(p, maxdim, metric, normalize) for p in points]

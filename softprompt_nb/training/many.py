@@ -109,7 +109,9 @@ class Runs(list):
         t = self.table() if self else None
         if t is None: return "Runs(none)"
         ends = ", ".join(f"{k} {o}" for o, k in t.outcome.value_counts().items())
-        return f"Runs({len(self)} prompts of {t.n_vectors.min()} to {t.n_vectors.max()} vectors: {ends}; median loss {t.first_loss.median():.3g} -> {t.final_loss.median():.3g}, {clock(t.seconds.sum())})"
+        low, high = int(t.n_vectors.min()), int(t.n_vectors.max())
+        size = f"{low} to {high} vectors" if low < high else f"{low} vector{'s'*(low != 1)}"
+        return f"Runs({len(self)} prompt{'s'*(len(self) != 1)} of {size}: {ends}; median loss {t.first_loss.median():.3g} -> {t.final_loss.median():.3g}, {clock(t.seconds.sum())})"
 
 # %% ../../nbs/training/04_many.ipynb #c014
 def tune_many(lm: FrozenLM, # the model
