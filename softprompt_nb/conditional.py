@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .files import read_tensors, write_folder, write_tensors
 from .lm import FrozenLM
+from .measure import plural
 from .prompts import SoftPrompt
 
 import torch
@@ -144,7 +145,7 @@ def _call(self:ConditionalPrompt,
 def _repr(self):
     i = self.info
     end = f", loss {i['first_loss']:.3g} -> {i['final_loss']:.3g}" if "final_loss" in i else ", untrained"
-    return f"ConditionalPrompt({self.spec[0]}, {self.spec[1]} number{'s'*(self.spec[1] != 1)} -> {self.n} x {self.width} for {self.base.get('name')}, {self.vectors.numel():,} parameters{end})"
+    return f"ConditionalPrompt({self.spec[0]}, {self.spec[1]} {plural(self.spec[1], 'number')} -> {self.n} x {self.width} for {self.base.get('name')}, {self.vectors.numel():,} parameters{end})"
 
 ConditionalPrompt.form, ConditionalPrompt.__len__ = property(_form), lambda self: self.n
 ConditionalPrompt.given, ConditionalPrompt.prompts, ConditionalPrompt.__call__, ConditionalPrompt.__repr__ = _given, _prompts, _call, _repr
@@ -223,7 +224,7 @@ def _save_plain(self, folder):
     "Write the prompt as a plain one."
     return self.plain().save(folder)
 
-def _few_repr(self): return f"SubspacePrompt({self.n} x {self.width} in {(k := self.vectors.shape[1])} direction{'s'*(k != 1)}, {self.vectors.numel()} numbers, for {self.base.get('name')})"
+def _few_repr(self): return f"SubspacePrompt({self.n} x {self.width} in {(k := self.vectors.shape[1])} {plural(k, 'direction')}, {self.vectors.numel()} numbers, for {self.base.get('name')})"
 
 SubspacePrompt.plain, SubspacePrompt.save, SubspacePrompt.__repr__ = _plain, _save_plain, _few_repr
 SubspacePrompt.prompts = lambda self, rows: [self.plain()]*len(rows)

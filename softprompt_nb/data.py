@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .lm import FrozenLM
+from .measure import plural
 
 import datasets
 import pandas as pd
@@ -265,5 +266,5 @@ def check_lengths(lm: FrozenLM, # whose context
     sizes = [n_prompt]*len(rows) if isinstance(n_prompt, int) else n_prompt
     for i, (r, n) in enumerate(zip(rows, sizes)):
         if lm.max_length is not None and len(r.ids) + n + n_new > lm.max_length:
-            more = f"{n} prompt vector{'s'*(n != 1)}" + (f" and {n_new} new token{'s'*(n_new != 1)}" if n_new else "")
+            more = f"{n} prompt {plural(n, 'vector')}" + (f" and {n_new} new {plural(n_new, 'token')}" if n_new else "")
             raise ValueError(f"Row {i} has {len(r.ids)} tokens, and with {more} that is over this model's limit of {lm.max_length}: shorten the row or the prompt.")

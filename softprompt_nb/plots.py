@@ -7,7 +7,7 @@ __all__ = ['COLORS', 'SERIES', 'THINGS', 'color_of', 'axes', 'panels', 'plot_his
            'plot_runs', 'plot_vectors']
 
 # %% ../nbs/plots.ipynb #c003
-from .measure import over_runs
+from .measure import over_runs, plural
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -87,7 +87,7 @@ def plot_histories(histories, # a history for each run
     ax = axes(ax)
     for h in histories: ax.plot(h.step, h.smooth, color=COLORS["prompt"], alpha=max(.08, min(.5, 5/len(histories))), lw=1)
     middle = pd.concat(histories).groupby("step").smooth.median()
-    ax.plot(middle.index, middle, color=COLORS["accent"], lw=2, label=f"median of {len(histories)} run{'s'*(len(histories) != 1)}")
+    ax.plot(middle.index, middle, color=COLORS["accent"], lw=2, label=f"median of {len(histories)} {plural(len(histories), 'run')}")
     ax.set(xlabel="step", ylabel="loss (nats per token)", ylim=(0, None))
     ax.legend(frameon=False)
     return ax
@@ -127,7 +127,7 @@ def plot_runs(table, # DataFrame, a row for each run
         color = color_of(name, i)
         values = {places[v]: part[part[x] == v][y].astype(float).tolist() for v in places if (part[x] == v).any()}
         counts = sorted({len(v) for v in values.values()})
-        many = f"{counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + " run" + "s"*(counts != [1]) if counts else "no run"
+        many = f"{counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + f" {plural(max(counts), 'run')}" if counts else "no run"
         means = [over_runs(v) for v in values.values()]
         err = np.nan_to_num([[float(m)-m.low for m in means], [m.high-float(m) for m in means]])
         ax.scatter([p for p, v in values.items() for _ in v], [v for vs in values.values() for v in vs], s=22, facecolor="none", edgecolor=color, lw=1)

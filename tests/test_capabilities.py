@@ -100,6 +100,11 @@ def test_closed_tasks_of_the_lab_keep_their_test_items_apart():
         assert not rows["train"] & rows["test"] and not rows["train"] & rows["valid"] and not rows["valid"] & rows["test"] and min(map(len, rows.values())) >= 3
 
 
+def test_a_task_with_few_items_gives_all_it_has():
+    rows = {s: {tuple(r.ids) for r in from_examples("plus").rows(lm_of("lab-base-s"), s, 400)} for s in ("train", "valid", "test")}
+    assert not rows["train"] & rows["valid"] and not (rows["train"] | rows["valid"]) & rows["test"] and 200 < len(rows["train"]) < 400 and len(rows["test"]) > 100
+
+
 @pytest.mark.parametrize("form", ["uci", "san", "board"])
 def test_games_are_legal_and_counted_in_moves(form):
     lm = lm_of("lab-base-s")

@@ -11,11 +11,18 @@ from softprompt_nb.data import Encoded, Example, collate, encode, encode_at, pad
 from softprompt_nb.lm import load_lm
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.forward import assemble, plan, prompted_loss, prompted_losses, target_logits
-from softprompt_nb.training.packing import groups
+from softprompt_nb.training.packing import Shared, groups, pack, pack_tree, share
 
 LMS = [*FAMILIES, *LAB]
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is")]
 _made = {}
+
+
+@pytest.fixture(params=["tree", "rows"])
+def layout(request, monkeypatch):
+    "Each batch as trees, or none, whatever would pay."
+    monkeypatch.setattr(Shared, "tree_pays", property(lambda self: request.param == "tree"))
+    return request.param
 
 
 def lm_of(name):
@@ -62,10 +69,10 @@ def test_batch_is_singles(name, side):
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("n,path", [(2, "packed"), (40, "split")])
 @pytest.mark.parametrize("name", LMS)
-def test_shared_prefix_is_plain_path_in_loss_and_gradient(name, n, path, side):
+def test_shared_prefix_is_plain_path_in_loss_and_gradient(name, n, path, side, layout):
     lm = lm_of(name)
     batch = collate(lm, EXAMPLES, padding_side=side)
-    assert plan(lm, SoftPrompt.init(lm, n, seed=1).vectors, batch) == path
+    assert plan(lm, SoftPrompt.init(lm, n, seed=1).vectors, batch) == ("tree" if layout == "tree" else path)
     out = []
     for shared in (True, False):
         v = (torch.randn(n, lm.d_model, generator=torch.Generator().manual_seed(2)) * lm.scale).requires_grad_()
@@ -76,7 +83,7 @@ def test_shared_prefix_is_plain_path_in_loss_and_gradient(name, n, path, side):
     assert all(p.grad is None and not p.requires_grad for p in lm.model.parameters()) and not lm.model.training
 
 
-@pytest.mark.parametrize("path", ["packed", "split", "cached"])
+@pytest.mark.parametrize("path", ["tree", "packed", "split", "cached"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradient_is_a_finite_difference(name, path):
     lm = lm_of(name)
@@ -98,7 +105,7 @@ def test_common_head_after_bos_is_shared():
     lm = tiny("llama", bos=True)
     batch = collate(lm, EXAMPLES, at="after_bos")
     v = torch.randn(4, lm.d_model) * lm.scale
-    assert plan(lm, v, batch) == "packed" and groups([v], batch).keys == [(0, (2,))]
+    assert plan(lm, v, batch) == "tree" and groups([v], batch).keys == [(0, (2,), ())]
     with torch.no_grad(): a, b = (target_logits(lm, v, batch, s)[0] for s in (True, False))
     assert close(a, b)
     assert assemble(lm, v, batch).inputs_embeds[0, 0].equal(lm.embed(torch.tensor(2)))
@@ -188,6 +195,14 @@ def test_a_scaled_head_is_noticed():
     with pytest.warns(UserWarning): assert plan(lm, v, batch) == "full"
 
 
+def test_a_prompt_without_numbers_decides_nothing_about_the_model():
+    lm, batch = tiny("llama"), collate(tiny("llama"), EXAMPLES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert prompted_loss(lm, torch.full((3, lm.d_model), torch.nan), batch).isnan() and not lm.plans
+    assert plan(lm, torch.randn(3, lm.d_model), batch) in ("tree", "packed") and lm.plans
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_model_trains_a_float32_prompt(dtype):
     lm = tiny("llama", dtype=dtype)
@@ -222,7 +237,7 @@ def lanes_of(lm, sizes, seed=5):
 @pytest.mark.parametrize("at", ["start", "before_answer", "mixed"])
 @pytest.mark.parametrize("sizes", [(2, 5, 3), (40, 31, 22)])
 @pytest.mark.parametrize("name", LMS)
-def test_many_prompts_in_one_pass_are_single_calls(name, sizes, at):
+def test_many_prompts_in_one_pass_are_single_calls(name, sizes, at, layout):
     lm = lm_of(name)
     vs = lanes_of(lm, sizes)
     of = [0, 1, 2, 2, 0, 1]
@@ -230,7 +245,7 @@ def test_many_prompts_in_one_pass_are_single_calls(name, sizes, at):
     ats = at if at != "mixed" else ["start", 1, "before_answer", 0, 1, "start"]
     rows = encode_at(lm, examples, ats)
     batch = pad_rows(lm, rows, lanes=of)
-    assert plan(lm, vs, batch) in ("packed", "split")
+    assert plan(lm, vs, batch) in (("tree",) if layout == "tree" else ("packed", "split"))
     losses = prompted_losses(lm, vs, batch)
     grads = torch.autograd.grad(losses.sum(), vs)
     for l, v in enumerate(vs):
@@ -245,7 +260,8 @@ def test_any_batch_of_lanes_agrees_on_every_path(data):
     from softprompt_nb.training.forward import _logits
     lm = lm_of("llama")
     sizes = data.draw(st.lists(st.one_of(st.none(), st.integers(1, 9)), min_size=1, max_size=4))
-    rows = data.draw(st.lists(st.tuples(st.lists(st.integers(3, 119), min_size=1, max_size=9), st.lists(st.integers(3, 119), min_size=1, max_size=4)), min_size=1, max_size=6))
+    token = st.integers(3, data.draw(st.sampled_from([4, 119]))) # of two tokens rows with common beginnings are made
+    rows = data.draw(st.lists(st.tuples(st.lists(token, min_size=1, max_size=9), st.lists(token, min_size=1, max_size=4)), min_size=1, max_size=6))
     of = [data.draw(st.integers(0, len(sizes)-1)) for _ in rows]
     enc = [Encoded(c+t, len(c), data.draw(st.integers(0, len(c))) if sizes[l] else 0) for (c, t), l in zip(rows, of)]
     g = torch.Generator().manual_seed(1)
@@ -253,12 +269,58 @@ def test_any_batch_of_lanes_agrees_on_every_path(data):
     batch = pad_rows(lm, enc, data.draw(st.sampled_from(["left", "right"])), of)
     with torch.no_grad():
         want, y, r = _logits(lm, vs, batch, "full")
-        for path in ("packed", "split", "cached", "head"):
+        for path in ("tree", "packed", "split", "cached", "head"):
             got, y2, r2 = _logits(lm, vs, batch, path)
             assert torch.equal(y, y2) and torch.equal(r, r2) and close(got, want, 2e-5)
 
 
-def test_a_lane_without_numbers_leaves_the_others_untouched():
+def shared_rows(lm, seed, lanes=3, rows=8):
+    "Encoded rows of few different tokens, and their lanes."
+    g = torch.Generator().manual_seed(seed)
+    draw = lambda lo, hi: int(torch.randint(lo, hi, (1,), generator=g))
+    enc = []
+    for _ in range(rows):
+        ids = [7, 8, *(draw(3, 5) for _ in range(draw(2, 6)))]
+        enc.append(Encoded(ids, draw(2, len(ids)), 0))
+    return enc, [i % lanes for i in range(rows)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_distinct_beginning_is_computed_once_and_nothing_behind_the_last_target(seed):
+    lm = lm_of("llama")
+    enc, of = shared_rows(lm, seed)
+    vs, batch = lanes_of(lm, (2, 5, 3)), pad_rows(lm, enc, lanes=of)
+    starts = [{tuple(e.ids[:k]) for e, l in zip(enc, of) if l == lane for k in range(1, len(e.ids))} for lane in range(3)]
+    shared = share(vs, batch)
+    assert [len(behind) + len(t.tokens) for (_, _, behind), t in zip(shared.groups.keys, shared.trees[0])] == [len(s) for s in starts]
+    common = 2*3 # the rows of each lane begin with 7 and 8, in front of any target
+    alone = sum(len(e.ids)-1 for e in enc)
+    assert pack_tree(lm, vs, shared).inputs_embeds.shape[:2] == shared.shape == (3, max(n+len(s) for n, s in zip((2, 5, 3), starts)))
+    assert pack(lm, vs, shared).inputs_embeds.shape[1] == shared.tokens <= 2+5+3 + common + alone - 2*len(enc)
+
+
+@pytest.mark.parametrize("rows", [[[5, 6, 7]], [[5, 6], [5, 6]], [[5], [5]], [[5, 6, 7], [5]], [[5, 6, 7], [5, 6, 8], [5, 6]]])
+def test_rows_that_are_one_another_or_part_of_one_another(rows):
+    from softprompt_nb.training.forward import _logits
+    lm = lm_of("llama")
+    vs = lanes_of(lm, (3,))
+    for first in (0, 1): # where the targets begin
+        batch = pad_rows(lm, [Encoded(ids, min(first, len(ids)-1), 0) for ids in rows])
+        want = _logits(lm, vs, batch, "full")
+        for path in ("tree", "packed", "cached"):
+            got = _logits(lm, vs, batch, path)
+            assert close(got[0], want[0]) and all(torch.equal(a, b) for a, b in zip(got[1:], want[1:]))
+
+
+def test_the_same_rows_behind_every_prompt_have_one_mask():
+    lm = lm_of("llama")
+    enc, _ = shared_rows(lm, 0, rows=4)
+    for sizes, masks in (((4, 4, 4), 1), ((4, 5, 4), 3)):
+        shared = share(lanes_of(lm, sizes), pad_rows(lm, enc*3, lanes=[l for l in range(3) for _ in enc]))
+        assert len(pack_tree(lm, lanes_of(lm, sizes), shared).layout.mask) == masks and shared.tree_pays
+
+
+def test_a_lane_without_numbers_leaves_the_others_untouched(layout):
     lm = lm_of("llama")
     batch = pad_rows(lm, encode_at(lm, EXAMPLES*2), lanes=[0, 1, 2, 1, 0, 2])
     for sizes in ((2, 5, 3), (30, 40, 35)):
@@ -274,7 +336,7 @@ def test_a_lane_without_numbers_leaves_the_others_untouched():
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "lab-base-s"])
-def test_recomputed_layers_give_the_same_gradient(name):
+def test_recomputed_layers_give_the_same_gradient(name, layout):
     lm, again = lm_of(name), tiny(name) if name in FAMILIES else load_lm(name, checkpointing=True)
     again.checkpointing = True
     for sizes in ((2, 5), (40, 30)):
@@ -282,7 +344,7 @@ def test_recomputed_layers_give_the_same_gradient(name):
         for shared in (True, False):
             a, b = (torch.autograd.grad(prompted_losses(m, vs, batch, shared).sum(), vs) for m in (lm, again))
             assert all(torch.allclose(x, y, rtol=1e-4, atol=1e-6*y.abs().max().item()) for x, y in zip(a, b))
-    assert all("forward" not in l.__dict__ for l in again.layers) and plan(again, vs, batch) in ("packed", "split")
+    assert all("forward" not in l.__dict__ for l in again.layers) and plan(again, vs, batch) in ("tree", "packed", "split")
 
 
 def test_recomputing_keeps_less_for_the_backward_pass():
@@ -321,48 +383,47 @@ def test_loss_in_pieces_is_the_loss_and_keeps_few_logits(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_lanes_keep_the_shared_prefix(dtype):
+def test_low_precision_lanes_keep_the_shared_prefix(dtype, layout):
     lm = tiny("llama", dtype=dtype)
     batch = pad_rows(lm, encode_at(lm, EXAMPLES), lanes=[0, 1, 1])
     for sizes in ((3, 5), (40, 30)):
         vs = lanes_of(lm, sizes)
-        assert plan(lm, vs, batch) in ("packed", "split")
+        assert plan(lm, vs, batch) in (("tree",) if layout == "tree" else ("packed", "split"))
         assert all(g.dtype == torch.float32 and g.isfinite().all() and g.abs().sum() > 0 for g in torch.autograd.grad(prompted_losses(lm, vs, batch).sum(), vs))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_model_spread_by_device_map_shares_the_prefix(tmp_path, checkpointing):
+def test_a_model_spread_by_device_map_shares_the_prefix(tmp_path, checkpointing, layout):
     want_lm = tiny("llama")
     want_lm.model.save_pretrained(tmp_path/"model")
     want_lm.tokenizer.save_pretrained(tmp_path/"model")
     where = {"model.embed_tokens": "disk", "model.layers.0": "cpu", "model.layers.1": "disk", "model.layers.2": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "disk"}
     lm = load_lm(tmp_path/"model", device_map=where, offload_folder=tmp_path/"off", checkpointing=checkpointing)
     batch, vs = pad_rows(lm, encode_at(lm, EXAMPLES), lanes=[0, 1, 1]), lanes_of(want_lm, (3, 5))
-    assert lm.device.type == "cpu" and plan(lm, vs, batch) == "packed"
+    assert lm.device.type == "cpu" and plan(lm, vs, batch) == ("tree" if layout == "tree" else "packed")
     both = [prompted_losses(m, vs, batch) for m in (lm, want_lm)]
     a, b = (torch.autograd.grad(l.sum(), vs) for l in both)
     assert torch.allclose(*both, rtol=1e-5) and all(torch.allclose(x, y, rtol=1e-4, atol=1e-6) for x, y in zip(a, b))
 
 
 def test_rows_of_very_different_lengths_are_attended_to_in_blocks():
-    from softprompt_nb.training.packing import pack
     lm = lm_of("llama")
     g = torch.Generator().manual_seed(0)
     rows = [Encoded(torch.randint(3, 119, (n,), generator=g).tolist(), max(1, n-2), 0) for n in torch.randint(2, 60, (150,), generator=g).tolist() + [3]*60]
     vs, batch = lanes_of(lm, (3, 9, 5)), pad_rows(lm, rows, lanes=[i % 3 for i in range(210)])
-    assert len(pack(lm, vs, batch).layout.blocks) > 1 and plan(lm, vs, batch) == "packed"
+    assert len(pack(lm, vs, share(vs, batch)).layout.blocks) > 1 and plan(lm, vs, batch) == "packed"
     a, b = (prompted_losses(lm, vs, batch, s) for s in (True, False))
     ga, gb = (torch.autograd.grad(x.sum(), vs) for x in (a, b))
     assert close(a, b) and all((x-y).norm() <= 1e-5*y.norm() for x, y in zip(ga, gb))
 
 
-def test_compiled_layers_give_the_same_loss_and_gradient():
+def test_compiled_layers_give_the_same_loss_and_gradient(layout):
     from softprompt_nb.lm import FrozenLM
     plain = tiny("llama")
     lm = FrozenLM(plain.model, plain.tokenizer, "compiled", compile="eager") # captured as for the default backend, without the minute that compiling takes
     for sizes in ((3, 5), (4, 9)):
         vs, batch = lanes_of(lm, sizes), pad_rows(lm, encode_at(lm, EXAMPLES), lanes=[0, 1, 1])
-        assert plan(lm, vs, batch) == "packed"
+        assert plan(lm, vs, batch) == ("tree" if layout == "tree" else "packed")
         a, b = (torch.autograd.grad(prompted_losses(m, vs, batch).sum(), vs) for m in (lm, plain))
         assert all((x-y).norm() <= 1e-4*y.norm() for x, y in zip(a, b))
     with pytest.raises(ValueError, match="choose the one"): FrozenLM(plain.model, plain.tokenizer, "both", compile=True, checkpointing=True)

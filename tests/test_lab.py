@@ -111,6 +111,7 @@ def test_inputs_are_ambiguous():
 def test_bad_requests():
     with pytest.raises(ValueError, match='capital, language'): W.lab_task('capitol')
     with pytest.raises(ValueError, match='were asked for'): W.lab_task('capital').examples(10_000)
+    assert W.lab_task('capital').examples(10_000, fewer=True) == W.lab_task('capital').examples()
     with pytest.raises(ValueError, match="'train', 'test' or None"): W.lab_task('capital').examples(split='valid')
     with pytest.raises(ValueError, match='ask for fewer'): W.with_shots(W.lab_task('sound'), W.lab_task('sound').examples(2), k=500)
 

@@ -48,7 +48,7 @@ def test_searches_find_a_text_that_makes_a_real_model_more_likely_to_go_on_as_to
 
 @needs(stories)
 def test_many_prompts_on_a_real_model_are_single_ones():
-    lm = load_lm(stories)
+    lm = load_lm(stories, dtype="float64") # the sums are in another order, and forty steps make much of a last bit
     examples = [[Example("", t)] for t in (" Once upon a time there was a red ball.", " Tom and Lily went to the park.", " The dog was very happy today.")]
     prompts = [SoftPrompt.init(lm, n, seed=n) for n in (4, 8, 16)]
     kw = dict(steps=40, batch_size=1, end=False, progress=False)

@@ -265,7 +265,7 @@ def pathfinding(conditioned: bool=False, # give the prompt the number of extra a
 def _task_items(task, split, n):
     "Items of a task of the lab."
     from_test = split == "test"
-    items = task.examples(None if task.closed else (n if from_test else 6*n), seed=0, split="test" if from_test else "train")
+    items = task.examples(None if task.closed else (n if from_test else 6*n), seed=0, split="test" if from_test else "train", fewer=True)
     return items if from_test else [e for e in items if (crc32(f"choose|{e.input}".encode()) % 5 == 0) == (split == "valid")]
 
 def from_examples(examples, # `Example`s, or {"train": ..., "valid": ..., "test": ...} of them, or the name of a task of the lab

@@ -9,7 +9,7 @@ __all__ = ['EPS', 'envelope', 'first_flat', 'settled', 'every_size', 'reached', 
 import math
 from dataclasses import dataclass, field
 
-from ..measure import Measured
+from ..measure import Measured, plural
 
 import numpy as np
 import pandas as pd
@@ -322,11 +322,11 @@ def _markdown(self):
     cells = "\n".join(f"| {r.n} | {r.loss:.3f} | {r.low:.3f} to {r.high:.3f} | {r.envelope:.3f} |" for r in self.table().itertuples())
     said = "; ".join(f"{k} {getattr(v, 'label', None) or f'{v.value:.3g}'}" for k, v in self.summary().items())
     signs = "".join(f"\n* {s}" for s in self.notices())
-    return (f"**{self.name}** on {self.model or 'no model'}: {len(self.units)} items, seed{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}, nats per {self.unit}\n\n"
+    return (f"**{self.name}** on {self.model or 'no model'}: {len(self.units)} items, {plural(len(self.seeds), 'seed')} {', '.join(map(str, self.seeds))}, nats per {self.unit}\n\n"
             f"| n | loss | 95 % | envelope |\n|---|---|---|---|\n{cells}\n\n{said} (eps {self.eps:g})\n{signs}")
 
 def _repr(self):
     L = ", ".join(f"{n}: {x:.3g}" for n, x in zip(self.sizes, self.mean))
-    return f"Ladder({self.name} on {self.model or 'no model'}: {L}; S {self.saturation().label} at eps {self.eps:g}; {len(N := self.notices())} notice{'s' if len(N) != 1 else ''})"
+    return f"Ladder({self.name} on {self.model or 'no model'}: {L}; S {self.saturation().label} at eps {self.eps:g}; {len(N := self.notices())} {plural(len(N), 'notice')})"
 
 Ladder.summary, Ladder._repr_markdown_, Ladder.__repr__ = _summary, _markdown, _repr

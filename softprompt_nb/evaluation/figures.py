@@ -9,6 +9,7 @@ __all__ = ['plot_ladder', 'plot_saturation', 'plot_families', 'plot_vectors_wort
 from collections.abc import Sequence
 
 from .distance import Ladder, envelope
+from ..measure import plural
 from ..plots import COLORS, axes, color_of
 
 import numpy as np
@@ -41,7 +42,7 @@ def plot_ladder(lad: Ladder, # losses of prompts of several sizes
     x, each = _x(lad.sizes), lad.nll.sum(2)/lad.units.sum()
     if not t.low.isna().all(): ax.fill_between(x, t.low, t.high, color=color, alpha=.18, lw=0)
     if seeds and len(each) > 1: ax.plot(x, each.T, color=color, lw=.7, alpha=.5)
-    many = f"{len(lad.units)} items, {len(lad.seeds)} seed{'s' if len(lad.seeds) > 1 else ''}" if len(lad.units) > 1 else "one published run"
+    many = f"{len(lad.units)} items, {len(lad.seeds)} {plural(len(lad.seeds), 'seed')}" if len(lad.units) > 1 else "one published run"
     ax.plot(x, t.loss, "o", ls=style, color=color, ms=4, lw=1.8, label=f"{label or lad.name} ({many})")
     if (t.envelope < t.loss).any(): ax.plot(x, t.envelope, "--", color=color, lw=1)
     _sizes_axis(ax, lad.sizes)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from .benchmarks import ANSWERS, Benchmark
 from .knowledge import PARTS, FormatReport, format_and_knowledge, gap_parts, spread
 from ..lm import FrozenLM
-from ..measure import Measured
+from ..measure import Measured, plural
 from ..prompts import SoftPrompt
 from ..training.many import tune_many
 
@@ -47,7 +47,7 @@ class FormatCurve:
         return np.mean(found, 0)
     def __repr__(self):
         a, n = self.groups()[0]
-        return f"FormatCurve({self.model}, {self.benchmark}, {self.items} items: {len(self.groups())} groups of {len(self.seeds(a, n))} seed{'s' if len(self.seeds(a, n)) > 1 else ''}, steps {self.steps(a, n)})"
+        return f"FormatCurve({self.model}, {self.benchmark}, {self.items} items: {len(self.groups())} groups of {len(self.seeds(a, n))} {plural(len(self.seeds(a, n)), 'seed')}, steps {self.steps(a, n)})"
 
 # %% ../../nbs/evaluation/14_format_curve.ipynb #c006
 def _stack(curve, answers, n):

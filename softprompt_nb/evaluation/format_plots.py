@@ -6,6 +6,7 @@
 __all__ = ['TITLES', 'plot_gaps', 'plot_curves', 'plot_grid']
 
 # %% ../../nbs/evaluation/format_plots.ipynb #c002
+from ..measure import plural
 from ..plots import COLORS, axes, color_of
 
 import matplotlib.pyplot as plt
@@ -55,7 +56,7 @@ def plot_curves(table, # of a `FormatCurve`: answers, n, step, and each metric w
         ax.set_xticks(range(len(steps)), steps)
         ax.set(xlabel="step", title=TITLES.get(m, m), ylim=(-.03, 1.03))
         sns.despine(ax=ax)
-    axs[0].set_ylabel(f"share of {table['items'].iloc[0]} items, {table.seeds.max()} seed{'s' if table.seeds.max() > 1 else ''}" if "items" in table else "share of items")
+    axs[0].set_ylabel(f"share of {table['items'].iloc[0]} items, {table.seeds.max()} {plural(table.seeds.max(), 'seed')}" if "items" in table else "share of items")
     known = {l: h for ax in axs for h, l in zip(*ax.get_legend_handles_labels())} # a line that one panel lacks is named too
     axs[-1].legend(known.values(), known, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return axs

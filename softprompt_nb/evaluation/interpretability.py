@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from ..data import Example, collate
 from ..lm import FrozenLM
-from ..measure import Measured, mean, over_runs, proportion
+from ..measure import Measured, mean, over_runs, plural, proportion
 from ..plots import axes, color_of
 from ..prompts import SoftPrompt
 from ..training.forward import target_logits
@@ -223,7 +223,7 @@ class Frontier:
         ax = axes(ax)
         for i, (name, t) in enumerate(self.table.groupby("method", sort=False)):
             line, c = t[t.best].sort_values(self.x), color_of(name, i)
-            ax.step(line[self.x], line[self.y], where="pre", color=c, label=f"{name} ({len(t)} results, {t.seed.nunique()} seed{'s' if t.seed.nunique() > 1 else ''})")
+            ax.step(line[self.x], line[self.y], where="pre", color=c, label=f"{name} ({len(t)} results, {t.seed.nunique()} {plural(t.seed.nunique(), 'seed')})")
             ax.plot(t[self.x], t[self.y], "o", ms=4, color=c, alpha=.5)
         ax.set(xlabel=self.x, ylabel=self.y)
         ax.legend(frameon=False)

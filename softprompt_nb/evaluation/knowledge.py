@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ..data import Example
 from .benchmarks import Benchmark
 from ..lm import FrozenLM
-from ..measure import Measured, proportion
+from ..measure import Measured, plural, proportion
 from ..prompts import SoftPrompt
 from ..training.inference import generate, target_logprobs
 
@@ -73,7 +73,7 @@ class Way:
     shots: Shots = Shots(0)
     def __str__(self):
         n, k = 0 if self.prompt is None else len(self.prompt), self.shots.n
-        said = [f"{n} vector{'s'*(n != 1)}"]*bool(n) + [f"{k} shot{'s'*(k != 1)}"]*bool(k) + ["instruction"]*(self.instruction is not None)
+        said = [f"{n} {plural(n, 'vector')}"]*bool(n) + [f"{k} {plural(k, 'shot')}"]*bool(k) + ["instruction"]*(self.instruction is not None)
         return " + ".join(said) or "bare"
     def above(self, b, row): return b.shots(self.shots.n, self.shots.seed, row, self.shots.instruction) if self.shots.n else ""
     def text(self, b, row, item, listed=None): return self.above(b, row) + b.ask(item, self.instruction, listed)

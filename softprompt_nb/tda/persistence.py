@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ..measure import plural
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -82,7 +84,7 @@ class Diagram:
     def __repr__(self):
         if not len(self): return f"H{self.dim}: no bar"
         l = self.lifetimes.detach()
-        return f"H{self.dim}: {len(self)} bar{'s' if len(self) > 1 else ''}, deaths {self.deaths.min():.3g} to {self.deaths.max():.3g}, longest lifetime {l.max():.3g}, total {l.sum():.3g}"
+        return f"H{self.dim}: {len(self)} {plural(len(self), 'bar')}, deaths {self.deaths.min():.3g} to {self.deaths.max():.3g}, longest lifetime {l.max():.3g}, total {l.sum():.3g}"
 
 # %% ../../nbs/tda/00_persistence.ipynb #c011
 class Diagrams(list):
@@ -99,7 +101,7 @@ class Diagrams(list):
         "A line from birth to death for each bar."
         from softprompt_nb.tda.pictures import plot_barcode
         return plot_barcode(self, ax=ax)
-    def __repr__(self): return f"Diagrams of {self.n} point{'s' if self.n > 1 else ''}\n  " + "\n  ".join(map(repr, self))
+    def __repr__(self): return f"Diagrams of {self.n} {plural(self.n, 'point')}\n  " + "\n  ".join(map(repr, self))
 
 # %% ../../nbs/tda/00_persistence.ipynb #c013
 def _triangles(rank, a, b, k, w):

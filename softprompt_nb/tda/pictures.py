@@ -52,10 +52,13 @@ def plot_barcode(dgms, # a `Diagrams`
 ABOVE = dict(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, frameon=False, fontsize=8) # a legend that covers nothing
 
 def plot_evolution(evo, # an `Evolution`
-                   history=None, # a run's history, for its loss on a third panel
+                   history=None, # a run's history, for its loss on a panel above, over the same steps
 ):
     "Death of every component, and lifetime of every loop, along the steps, on the null's bands: a vineyard."
-    a, b, *c = panels(1, 2 if history is None else 3, size=(8.5 if history is None else 12, 3))[0]
+    if history is None: a, b = panels(1, 2, size=(8.5, 3))[0]
+    else:
+        top, a, b = panels(3, 1, size=(6, 7), sharex=True)[:, 0]
+        plot_history(history, top)
     a.fill_between(evo.steps, evo.null["death low"], evo.null["death high"], color=COLORS["model"], alpha=.35, lw=0, label="null: 90 % of deaths")
     deaths = np.stack([np.sort(d[0].deaths.numpy()) for d in evo.diagrams]) # a component has no name of its own: lines join deaths of the same rank
     a.plot(evo.steps, deaths, color=DIMS[0], lw=1)
@@ -66,7 +69,7 @@ def plot_evolution(evo, # an `Evolution`
         if len(d) > 1: b.plot([s]*len(d[1]), d[1].lifetimes.numpy(), "o", color=DIMS[1], ms=4, alpha=.7)
     b.set(xlabel="step", ylabel="lifetime of a loop (distance)", ylim=(0, None))
     b.legend(**ABOVE)
-    if c: plot_history(history, c[0])
+    if history is not None: top.set(xlabel=None), a.set(xlabel=None)
     return a.figure
 
 # %% ../../nbs/tda/01_pictures.ipynb #c010

@@ -15,7 +15,7 @@ from functools import cache, partial
 
 from ..data import Batch
 from ..lm import FrozenLM
-from .packing import groups, pack, packed_attention, prefix_rows, row_start, tails
+from .packing import Shared, groups, pack, pack_tree, packed_attention, prefix_rows, row_start, share, tails
 
 import torch
 import torch.nn.functional as F
@@ -85,12 +85,11 @@ def _apart():
     "Attention looks at lengths, which a compiler would have to compile anew for every batch: it stays outside of what is compiled."
     AttentionInterface.register("softprompt_packed", torch.compiler.disable(packed_attention))
 
-def _packed_hidden(lm, prompts, batch, split=False):
-    "Hidden states in front of each target token, every prompt and every token computed once."
+def _packed_hidden(lm, p):
+    "Hidden states in front of each target token of a `Pass`, every prompt and every token computed once."
     if lm.compiled is not None: _apart()
-    p = pack(lm, prompts, batch, split)
     with _attention(lm, "softprompt_packed"), _recomputed(lm):
-        h = lm.trunk(inputs_embeds=p.inputs_embeds, position_ids=p.position_ids, use_cache=False, packed=p.layout).last_hidden_state[0]
+        h = lm.trunk(inputs_embeds=p.inputs_embeds, position_ids=p.position_ids, use_cache=False, packed=p.layout).last_hidden_state.flatten(0, 1)
     return h[p.source.to(h.device)], p.labels, p.row
 
 # %% ../../nbs/training/00_forward.ipynb #c015
@@ -120,6 +119,7 @@ def _cached_hidden(lm, prompts, batch):
     "Hidden states in front of each target token, the prefixes from a pass of their own."
     g = groups(prompts, batch)
     pre, (ids, labels, real) = run_prefix(lm, prompts, g.keys), tails(batch, g.head)
+    ids = ids[:, :max(1, int(real.sum(1).max()))]
     mask = torch.cat([pre.real[g.of], torch.ones_like(ids)], 1)
     pos = pre.real.sum(1)[g.of][:, None] + torch.arange(ids.shape[1], device=ids.device)
     h = lm.trunk(inputs_embeds=lm.embed(ids), past_key_values=pre.cache(g.of), use_cache=True, attention_mask=mask, position_ids=pos).last_hidden_state
@@ -135,15 +135,17 @@ def _plain_hidden(lm, prompts, batch, full=False):
     with _recomputed(lm): h = lm.model(**kw).logits if full else lm.trunk(**kw).last_hidden_state
     return h[r.to(h.device), c.to(h.device)], x.labels[r, c+1], r
 
-def _hidden(lm, prompts, batch, path):
-    "Hidden states (for 'full', logits), targets and rows by one of the paths: 'packed', 'split', 'cached', 'head', 'full'."
-    if path in ("packed", "split"): return _packed_hidden(lm, prompts, batch, path == "split")
+def _hidden(lm, prompts, batch, path, shared=None):
+    "Hidden states (for 'full', logits), targets and rows by one of the paths: 'tree', 'packed', 'split', 'cached', 'head', 'full'."
+    if path in ("tree", "packed", "split"):
+        shared = shared or share(prompts, batch)
+        return _packed_hidden(lm, pack_tree(lm, prompts, shared) if path == "tree" else pack(lm, prompts, shared, path == "split"))
     if path == "cached": return _cached_hidden(lm, prompts, batch)
     return _plain_hidden(lm, prompts, batch, path == "full")
 
-def _logits(lm, prompts, batch, path):
+def _logits(lm, prompts, batch, path, shared=None):
     "Logits, targets and rows by one of the paths."
-    h, y, r = _hidden(lm, prompts, batch, path)
+    h, y, r = _hidden(lm, prompts, batch, path, shared)
     return (h if path == "full" else lm.head(h)), y, r
 
 # %% ../../nbs/training/00_forward.ipynb #c019
@@ -167,31 +169,40 @@ def _beyond(lm, prompts, batch):
 # %% ../../nbs/training/00_forward.ipynb #c020
 @torch.no_grad()
 def _check(lm, prompts, batch, paths):
-    "The first of the paths whose logits are the model's own on two rows (of two prompts, where there are two)."
+    "The first of the paths whose logits are the model's own on two rows (of two prompts, where there are two); None where a prompt has diverged, so that nothing can be compared."
     two = batch.take([0, len(batch)-1][:len(batch)])
     want = _logits(lm, prompts, two, "full")[0].float()
+    if not want.isfinite().all(): return None
     for path in paths:
         got = _try(lambda: _logits(lm, prompts, two, path)[0].float())
         if got is not None and _agree(lm, got, want): return path
     return "full"
+
+# %% ../../nbs/training/00_forward.ipynb #c020p
+def _plan(lm, prompts, batch, shared_prefix=True, decode=False, shared=None):
+    "The fastest exact path for a batch, and what its rows share where that was looked at."
+    sharing = shared_prefix and any(p is not None for p in prompts) and bool((batch.labels != -100).any())
+    shared = (shared or share(prompts, batch)) if sharing and not decode else None
+    cpu = shared is not None and lm.device.type == "cpu" # where trees and splits were measured; GPUs have fused kernels
+    tree, long = cpu and shared.tree_pays, cpu and max(len(p) for p in prompts if p is not None) >= batch.input_ids.shape[1]
+    key = (sharing, decode, tree, long, len(prompts) > 1, _beyond(lm, prompts, batch))
+    if key not in lm.plans:
+        fast = [] if not sharing else ["cached"] if decode else [*["tree"]*tree, *["split"]*long, "packed", *["cached"]*(not lm.checkpointing)]
+        found = _check(lm, prompts, batch, [*fast, "head"])
+        if found is None: return "head", shared
+        lm.plans[key] = found
+        if sharing and lm.plans[key] in ("head", "full"):
+            warnings.warn(f"{lm.name} ({lm.config.model_type}) does not give the same logits with a shared prefix here, so each row is computed whole: slower, equally exact.", stacklevel=4)
+    return lm.plans[key], shared
 
 def plan(lm: FrozenLM, # the model
          vectors: torch.Tensor|Sequence|None, # (n, d) prompt, several, or None
          batch: Batch, # padded rows
          shared_prefix: bool=True, # may each prompt be computed once for all its rows?
          decode: bool=False, # is it for generation, which goes on from a cache?
-) -> str: # "packed", "split", "cached", "head" or "full"
+) -> str: # "tree", "packed", "split", "cached", "head" or "full"
     "The fastest exact path for a batch; found by a first-use check for each kind of batch, with a warning when a model cannot share."
-    prompts = prompts_of(vectors)
-    share = shared_prefix and any(p is not None for p in prompts) and bool((batch.labels != -100).any())
-    long = share and not decode and lm.device.type == "cpu" and max(len(p) for p in prompts if p is not None) >= batch.input_ids.shape[1] # measured on CPUs; GPUs have fused kernels
-    key = (share, decode, long, len(prompts) > 1, _beyond(lm, prompts, batch))
-    if key not in lm.plans:
-        fast = [] if not share else ["cached"] if decode else [*["split"]*long, "packed", *["cached"]*(not lm.checkpointing)]
-        lm.plans[key] = _check(lm, prompts, batch, [*fast, "head"])
-        if share and lm.plans[key] in ("head", "full"):
-            warnings.warn(f"{lm.name} ({lm.config.model_type}) does not give the same logits with a shared prefix here, so each row is computed whole: slower, equally exact.", stacklevel=3)
-    return lm.plans[key]
+    return _plan(lm, prompts_of(vectors), batch, shared_prefix, decode)[0]
 
 # %% ../../nbs/training/00_forward.ipynb #c022
 def target_logits(lm: FrozenLM, # the model
@@ -200,10 +211,16 @@ def target_logits(lm: FrozenLM, # the model
                   shared_prefix: bool=True, # compute each prompt once for all its rows?
 ) -> tuple: # logits (N, vocabulary), target ids (N,), row of each (N,)
     "Logits in front of every target token of a batch; differentiable in `vectors`."
-    return _logits(lm, prompts_of(vectors), batch, plan(lm, vectors, batch, shared_prefix))
+    prompts = prompts_of(vectors)
+    return _logits(lm, prompts, batch, *_plan(lm, prompts, batch, shared_prefix))
 
 # %% ../../nbs/training/00_forward.ipynb #c024
-PIECE = 2**24 # logits in memory at a time
+PIECE = 2**24 # most logits in memory at a time
+
+def _piece(lm):
+    "Targets at a time: on a CPU as many as its cache holds, but enough of them to be worth reading the head's weights."
+    most = PIECE//lm.vocab_size
+    return max(1, min(most, max(128, 2**19//lm.vocab_size)) if lm.device.type == "cpu" else most)
 
 def _nll(lm, h, y):
     z = lm.head(h)
@@ -233,7 +250,7 @@ def target_nll(lm: FrozenLM, # the model
                targets: torch.Tensor, # (N,) token ids
 ) -> torch.Tensor: # (N,) float32, in nats
     "Negative log-likelihood of each target, with a bounded number of logits in memory."
-    size = max(1, PIECE//lm.vocab_size)
+    size = _piece(lm)
     if len(hidden) <= size: return _nll(lm, hidden, targets)
     if hidden.requires_grad: return _InPieces.apply(hidden, targets, lm, size)
     return torch.cat([_nll(lm, a, b) for a, b in zip(hidden.split(size), targets.split(size))])
@@ -243,10 +260,12 @@ def target_losses(lm: FrozenLM, # the model
                   vectors: torch.Tensor|Sequence|None, # (n, d) prompt, one for each lane of the batch, or None for none
                   batch: Batch, # padded rows
                   shared_prefix: bool=True, # compute each prompt once for all its rows?
+                  shared: Shared|None=None, # `share` of this batch and of prompts as long as these, where it is known
 ) -> tuple: # cross-entropy in nats (N,), row of each target (N,)
     "Cross-entropy of every target token of a batch; differentiable in `vectors`."
-    path = plan(lm, vectors, batch, shared_prefix)
-    h, y, r = _hidden(lm, prompts_of(vectors), batch, path)
+    prompts = prompts_of(vectors)
+    path, shared = _plan(lm, prompts, batch, shared_prefix, shared=shared)
+    h, y, r = _hidden(lm, prompts, batch, path, shared)
     return (F.cross_entropy(h.float(), y.to(h.device), reduction="none").to(y.device) if path == "full" else target_nll(lm, h, y)), r
 
 def prompted_loss(lm: FrozenLM, # the model
@@ -262,8 +281,9 @@ def prompted_losses(lm: FrozenLM, # the model
                     batch: Batch, # padded rows of all lanes
                     shared_prefix: bool=True, # compute each prompt once for all its rows?
                     of: torch.Tensor|None=None, # (B,) which mean each row counts in, 0, 1, ...; None: its lane's
+                    shared: Shared|None=None, # as for `target_losses`
 ) -> torch.Tensor: # (lanes,) float32, nats per token
     "Mean cross-entropy over the target tokens of each lane, in one pass; differentiable in every prompt."
-    loss, row = target_losses(lm, prompts, batch, shared_prefix)
+    loss, row = target_losses(lm, prompts, batch, shared_prefix, shared)
     of, size = (batch.lane, len(prompts)) if of is None else (of.to(batch.lane), int(of.max())+1)
     return loss.new_zeros(size).index_add(0, of[row], loss) / of[row].bincount(minlength=size)

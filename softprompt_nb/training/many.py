@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..data import Encoded, Example, encode_at
 from ..lm import FrozenLM
+from ..measure import plural
 from .callbacks import Callback, Progress, clock
 from .tuning import Pool, Settings, Tuning, losses_of, prepare, result, run_pool
 
@@ -110,8 +111,8 @@ class Runs(list):
         if t is None: return "Runs(none)"
         ends = ", ".join(f"{k} {o}" for o, k in t.outcome.value_counts().items())
         low, high = int(t.n_vectors.min()), int(t.n_vectors.max())
-        size = f"{low} to {high} vectors" if low < high else f"{low} vector{'s'*(low != 1)}"
-        return f"Runs({len(self)} prompt{'s'*(len(self) != 1)} of {size}: {ends}; median loss {t.first_loss.median():.3g} -> {t.final_loss.median():.3g}, {clock(t.seconds.sum())})"
+        size = f"{low} to {high} vectors" if low < high else f"{low} {plural(low, 'vector')}"
+        return f"Runs({len(self)} {plural(len(self), 'prompt')} of {size}: {ends}; median loss {t.first_loss.median():.3g} -> {t.final_loss.median():.3g}, {clock(t.seconds.sum())})"
 
 # %% ../../nbs/training/04_many.ipynb #c014
 def tune_many(lm: FrozenLM, # the model

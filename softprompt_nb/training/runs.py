@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 
 from .. import __version__
 from ..files import read_tensors, write_file, write_folder, write_tensors
-from ..measure import Measured
+from ..measure import Measured, plural
 from ..prompts import SoftPrompt
 
 import numpy as np
@@ -222,7 +222,7 @@ class _Files:
         if len(found) != 1: raise KeyError(f"{len(found)} records begin with {x!r}: give a configuration, or an id that store.table() shows.")
         return _read_record(self.folder/found[0])
     def __iter__(self): return (self[i] for i in self.ids())
-    def __repr__(self): return f"RunStore({self.folder.name!r}: {(n := len(self))} run{'s'*(n != 1)}, {len(list((self.folder/'failed').glob('*.json')))} failed)"
+    def __repr__(self): return f"RunStore({self.folder.name!r}: {(n := len(self))} {plural(n, 'run')}, {len(list((self.folder/'failed').glob('*.json')))} failed)"
 
 # %% ../../nbs/training/05_runs.ipynb #c022
 @contextmanager

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 
+from ..measure import plural
 from .callbacks import _in_notebook, clock
 from .runs import RunStore, StoreError, attempt, content_hash
 
@@ -158,7 +159,7 @@ class Sweep:
     def left(self): return len(self.ids) - len(self.done) - len(self.there) - len(self.failed)
     def __repr__(self):
         parts = [f"{len(x)} {what}" for x, what in ((self.done, "done"), (self.there, "already there"), (self.failed, "failed")) if x] + ([f"{self.left} not done"] if self.left else [])
-        return f"Sweep({len(self.ids)} run{'s'*(len(self.ids) != 1)}: {', '.join(parts) or 'nothing to do'}, {clock(self.seconds)}{', interrupted' if self.interrupted else ''}; store {self.store.folder.name!r})"
+        return f"Sweep({len(self.ids)} {plural(len(self.ids), 'run')}: {', '.join(parts) or 'nothing to do'}, {clock(self.seconds)}{', interrupted' if self.interrupted else ''}; store {self.store.folder.name!r})"
 
 # %% ../../nbs/training/07_sweep.ipynb #c013
 class _Bar:

@@ -20,6 +20,7 @@ from ..plots import COLORS, axes
 from ..prompts import SoftPrompt
 from ..training.forward import prompted_loss, prompted_losses, target_losses
 from ..training.inference import exact_match, loss_on
+from ..training.packing import share
 
 # %% ../../nbs/translation/01_hard.ipynb #c004
 def usable_tokens(lm: FrozenLM, # whose vocabulary
@@ -133,13 +134,15 @@ class Objective:
 
 # %% ../../nbs/translation/01_hard.ipynb #c018
 def _task(self:Objective, prompts, rows=None): # token ids, encoded examples -> (prompts,) nats per target token
-    rows, out = self.pool if rows is None else rows, []
+    rows, out, sizes = self.pool if rows is None else rows, [], None
     step = max(1, self.rows_a_pass//len(rows))
     for i in range(0, len(prompts), step):
         some = [list(p) for p in prompts[i:i+step]]
         vectors = list(self.lm.embed(torch.tensor([t for p in some for t in p], device=self.lm.device)).split([len(p) for p in some]))
-        batch = pad_rows(self.lm, rows*len(some), lanes=[l for l in range(len(some)) for _ in rows])
-        with torch.no_grad(): out.append(prompted_losses(self.lm, vectors, batch).cpu())
+        if (now := [len(p) for p in some]) != sizes:
+            sizes, batch = now, pad_rows(self.lm, rows*len(some), lanes=[l for l in range(len(some)) for _ in rows])
+            shared = share(vectors, batch)
+        with torch.no_grad(): out.append(prompted_losses(self.lm, vectors, batch, shared=shared).cpu())
     self.forwards += len(rows)*len(prompts)
     return torch.cat(out)
 

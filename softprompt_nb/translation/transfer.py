@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib import error, request
 
 from ..lm import FrozenLM
-from ..measure import Measured, mean, proportion
+from ..measure import Measured, mean, plural, proportion
 from ..plots import COLORS, axes
 from .evaluate import by_task, execute
 from .rerank import TEMPLATE, ask
@@ -172,7 +172,7 @@ class Transfer:
         x, y = (counts.index.get_level_values(i) for i in (0, 1))
         ax.plot([0, 1], [0, 1], color=COLORS["model"], lw=1)
         ax.scatter(x, y, s=14*np.sqrt(counts), color=COLORS["prompt"], alpha=.6, lw=0)
-        ax.set(xlabel="accuracy of the soft prompt on its own model", ylabel=f"accuracy of the text on {self.there}", title=f"{len(t)} task{'s'*(len(t) != 1)}, {len(t)-self.ties} differ", xlim=(-.04, 1.04), ylim=(-.04, 1.04))
+        ax.set(xlabel="accuracy of the soft prompt on its own model", ylabel=f"accuracy of the text on {self.there}", title=f"{len(t)} {plural(len(t), 'task')}, {len(t)-self.ties} differ", xlim=(-.04, 1.04), ylim=(-.04, 1.04))
         return ax
 
 # %% ../../nbs/translation/16_transfer.ipynb #c014

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..files import write_file
 from ..lm import load_lm
-from ..measure import holm, mean
+from ..measure import holm, mean, plural
 from ..tda.evolution import rank_correlation
 from ..tda.persistence import persistence
 from ..tda.summaries import diagram_distance, summarize
@@ -259,7 +259,7 @@ class Study:
         d = json.loads(Path(path).read_text(encoding="utf-8"))
         if "runs" not in d: raise ValueError(f"{str(path)!r} is no saved study: give a file that Study.save wrote.")
         return cls([r | {k: _decoded(r[k]) for k in _ROWS if r.get(k)} for r in d["runs"]])
-    def __repr__(self): return f"Study({len(self.runs)} seed{'s' if len(self.runs) > 1 else ''}; {', '.join(f'{s} {by_task(self.table, split=s).shape[0]} tasks' for s in self.splits)}; prompts {mean([r['seconds']['prompts'] for r in self.runs]).value:.0f} s, translators {mean([r['seconds']['translators'] for r in self.runs]).value:.0f} s a seed)"
+    def __repr__(self): return f"Study({len(self.runs)} {plural(len(self.runs), 'seed')}; {', '.join(f'{s} {by_task(self.table, split=s).shape[0]} tasks' for s in self.splits)}; prompts {mean([r['seconds']['prompts'] for r in self.runs]).value:.0f} s, translators {mean([r['seconds']['translators'] for r in self.runs]).value:.0f} s a seed)"
 
 # %% ../../nbs/translation/17_translation_study.ipynb #c017
 def translation_study(store: RunStore|str|Path, # where runs are recorded
