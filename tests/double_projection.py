@@ -2,7 +2,7 @@
 
     python tests/double_projection.py [--to nbs/papers/results/interpretable-prompts-pez.json] [--budget 3000]
 
-Same items, first prompt, order, budget and validation; AdamW at several rates, as a large one hides the difference."""
+Every task of the lab that has the items, three seeds. Same items, first prompt, order, budget and validation; AdamW at several rates, as a large one hides the difference."""
 import argparse
 from contextlib import contextmanager
 from itertools import product
@@ -10,12 +10,17 @@ from itertools import product
 import pandas as pd
 import torch
 
-from softprompt_nb.lab.world import lab_task
+from softprompt_nb.lab.world import TASKS, lab_task
 from softprompt_nb.lm import load_lm
 from softprompt_nb.training.inference import exact_match
 from softprompt_nb.translation import pez as module
 
-TASKS = ("capital", "class", "uppercase", "sentiment")
+SEARCHED, HELD = 16, 32 # items to search on, and to choose by
+
+
+def tasks():
+    "The tasks of the lab with enough items."
+    return [name for name, t in TASKS.items() if len(t.examples(SEARCHED+HELD, split="train", fewer=True)) == SEARCHED+HELD]
 
 
 @contextmanager
@@ -36,11 +41,11 @@ def compare(lm, tasks, seeds, rates, budget, n=5, progress=lambda row: None):
     rows = []
     for task, seed, rate, twice in product(tasks, seeds, rates, (False, True)):
         t = lab_task(task)
-        items, test = (t.examples(k, seed=seed, split=s) for k, s in ((48, "train"), (None if t.closed else 48, "test")))
-        kw = dict(n=n, valid=items[16:], steps=10**6, seed=seed, lr=rate*lm.scale, budget=budget)
+        items, test = (t.examples(k, seed=seed, split=s) for k, s in ((SEARCHED+HELD, "train"), (None if t.closed else SEARCHED+HELD, "test")))
+        kw = dict(n=n, valid=items[SEARCHED:], steps=10**6, seed=seed, lr=rate*lm.scale, budget=budget)
         if twice:
-            with double_projection(): h = module.pez(lm, items[:16], **kw)
-        else: h = module.pez(lm, items[:16], **kw)
+            with double_projection(): h = module.pez(lm, items[:SEARCHED], **kw)
+        else: h = module.pez(lm, items[:SEARCHED], **kw)
         rows.append(dict(task=task, seed=seed, rate=rate, method="double projection" if twice else "PEZ", valid_accuracy=float(h.accuracy), valid_loss=float(h.loss), accuracy=float(exact_match(lm, h.soft(lm), test)),
                          changed=float(h.history.changed.mean()), steps=len(h.history), spent=h.record["forwards"] + 3*h.record["backwards"], text=h.text))
         progress(rows[-1])
@@ -53,7 +58,7 @@ def main():
     ap.add_argument("--budget", type=int, default=3000)
     a = ap.parse_args()
     from softprompt_nb.evaluation.structure import write_results
-    t = compare(load_lm("lab-base-s"), TASKS, (0, 1, 2), (1., 3.), a.budget, progress=lambda row: print(row, flush=True))
+    t = compare(load_lm("lab-base-s"), tasks(), (0, 1, 2), (.3, 1., 3., 10.), a.budget, progress=lambda row: print(row, flush=True))
     if a.to: write_results(t, a.to)
     print(t.groupby(["rate", "method"])[["valid_accuracy", "valid_loss", "accuracy", "changed", "steps", "spent"]].mean().round(3))
 
