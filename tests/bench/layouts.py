@@ -3,7 +3,7 @@
     python tests/bench/layouts.py [--widths 64 128 256 768] [--repeats 5] [--threads 2] [--save]
 
 Random models of two to four layers, 1 to 32 prompts of 1 to 50 vectors with 4 to 64 rows of at most 4 to 32 random tokens behind each, of which the first is the same: so nothing else is shared, which is the least that a tree can gain. A step is forward
-and backward. *Gain*: packed (or split, where that is faster) over what the rule takes; *regret*: what the rule takes over the faster of all, less one. `1500` and `1.2` in the rule are the round numbers of least mean regret."""
+and backward. *Gain*: packed (or split, where that is faster) over what the rule takes; *regret*: what the rule takes over the faster of all, less one. `1500` and `1.2` in the rule are the round numbers of least mean regret on a first such grid."""
 import argparse
 import json
 import platform
