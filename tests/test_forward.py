@@ -292,7 +292,7 @@ def test_every_distinct_beginning_is_computed_once_and_nothing_behind_the_last_t
     vs, batch = lanes_of(lm, (2, 5, 3)), pad_rows(lm, enc, lanes=of)
     starts = [{tuple(e.ids[:k]) for e, l in zip(enc, of) if l == lane for k in range(1, len(e.ids))} for lane in range(3)]
     shared = share(vs, batch)
-    assert [len(behind) + len(t.tokens) for (_, _, behind), t in zip(shared.groups.keys, shared.trees[0])] == [len(s) for s in starts]
+    assert [len(behind) + len(t.tokens) for (_, _, behind), t in zip(shared.groups.keys, shared.trees)] == [len(s) for s in starts]
     common = 2*3 # the rows of each lane begin with 7 and 8, in front of any target
     alone = sum(len(e.ids)-1 for e in enc)
     assert pack_tree(lm, vs, shared).inputs_embeds.shape[:2] == shared.shape == (3, max(n+len(s) for n, s in zip((2, 5, 3), starts)))

@@ -191,7 +191,7 @@ def _plan(lm, prompts, batch, shared_prefix=True, decode=False, shared=None):
         found = _check(lm, prompts, batch, [*fast, "head"])
         if found is None: return "head", shared
         lm.plans[key] = found
-        if sharing and lm.plans[key] in ("head", "full"):
+        if sharing and found in ("head", "full"):
             warnings.warn(f"{lm.name} ({lm.config.model_type}) does not give the same logits with a shared prefix here, so each row is computed whole: slower, equally exact.", stacklevel=4)
     return lm.plans[key], shared
 

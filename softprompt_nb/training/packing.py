@@ -74,7 +74,6 @@ class Branches:
     "Rows as a tree of their beginnings."
     tokens: list # token of each node
     parent: list # node in front of it; -1 for the prefix
-    depth: list # how many nodes stand in front of it
     path: list # for each row -1 and then the nodes that it goes through
     @cached_property
     def seen(self): # (nodes, nodes) is the other node an ancestor, or the node itself?
@@ -87,15 +86,13 @@ class Branches:
 def branches(rows: tuple, # token ids of each row, a tuple of tuples
 ) -> Branches:
     "The tree of rows: each distinct beginning is a node."
-    number, depth, path = {}, [], []
+    number, path = {}, []
     for row in rows:
         nodes = [-1]
-        for k, t in enumerate(row):
-            nodes.append(number.setdefault((nodes[-1], t), len(number)))
-            if nodes[-1] == len(depth): depth.append(k)
+        for t in row: nodes.append(number.setdefault((nodes[-1], t), len(number)))
         path.append(nodes)
     parent, tokens = zip(*number) if number else ((), ())
-    return Branches(list(tokens), list(parent), depth, path)
+    return Branches(list(tokens), list(parent), path)
 
 # %% ../../nbs/training/00_packing.ipynb #t003
 @dataclass
@@ -107,18 +104,16 @@ class Shared:
     labels: torch.Tensor # (B, T) token ids behind the prefix where the loss is taken, -100 elsewhere
     real: torch.Tensor # (B, T) is the token needed?
     @cached_property
-    def trees(self): # `Branches` behind each prefix, and the number of each row in its tree
-        rows, place = [[] for _ in self.groups.keys], []
-        for of, row, size in zip(self.groups.of.tolist(), self.ids.tolist(), self.real.sum(1).tolist()):
-            place.append(len(rows[of]))
-            rows[of].append(tuple(row[:size]))
-        return [branches(tuple(r)) for r in rows], place
+    def trees(self): # `Branches` behind each prefix
+        rows = [[] for _ in self.groups.keys]
+        for of, row, size in zip(self.groups.of.tolist(), self.ids.tolist(), self.real.sum(1).tolist()): rows[of].append(tuple(row[:size]))
+        return [branches(tuple(r)) for r in rows]
     @cached_property
     def tree(self): # the layout as trees, positions, and where each target is predicted, its id and its row
-        (_, L), (trees, _) = self.shape, self.trees
-        return *_tree(trees, self.lengths, L), *_targets(self, L)
+        _, L = self.shape
+        return *_tree(self.trees, self.lengths, L), *_targets(self, L)
     @property
-    def shape(self): return len(self.lengths), max(n + len(t.tokens) for n, t in zip(self.lengths.tolist(), self.trees[0])) # of the sequences: (G, L)
+    def shape(self): return len(self.lengths), max(n + len(t.tokens) for n, t in zip(self.lengths.tolist(), self.trees)) # of the sequences: (G, L)
     @property
     def tokens(self): return int(self.lengths.sum() + self.real.sum()) # that packing computes
     @property
@@ -245,32 +240,32 @@ def _tree(trees, lengths, L):
     "The `Tree` of sequences of L places, and the position of each place (G, L)."
     few = list(zip(lengths.tolist(), trees))
     if all(n == few[0][0] and t is few[0][1] for n, t in few): few = few[:1]
-    mask, pos = torch.eye(L, dtype=torch.bool).repeat(len(few), 1, 1), torch.zeros(len(few), L, dtype=torch.long)
+    mask = torch.eye(L, dtype=torch.bool).repeat(len(few), 1, 1)
     for i, (n, t) in enumerate(few):
         m = n + len(t.tokens)
         mask[i, :n, :n] = torch.ones(n, n, dtype=torch.bool).tril()
         mask[i, n:m, :n] = True
         mask[i, n:m, n:m] = t.seen
-        pos[i, :m] = torch.tensor([*range(n), *(n + k for k in t.depth)])
+    pos = mask.sum(-1) - 1 # as many places as stand in front
     return Tree(mask[:, None], int(pos.max())+1), pos.expand(len(trees), L)
 
 # %% ../../nbs/training/00_packing.ipynb #t004p
 def _targets(shared, L):
     "Where trees of L places predict each target (targets,), the target ids, and their rows."
-    (trees, place), labels = shared.trees, shared.labels
-    r, c = (labels != -100).nonzero(as_tuple=True)
-    of = shared.groups.of[r]
-    node = torch.tensor([trees[g].path[place[i]][k] for g, i, k in zip(of.tolist(), r.tolist(), c.tolist())], dtype=torch.long)
-    return of*L + shared.lengths[of] + node, labels[r, c], r
+    paths = [iter(t.path) for t in shared.trees] # a tree has its rows in the batch's order
+    path = [next(paths[g]) for g in shared.groups.of.tolist()]
+    r, c = (shared.labels != -100).nonzero(as_tuple=True)
+    of, node = shared.groups.of[r], torch.tensor([path[i][k] for i, k in zip(r.tolist(), c.tolist())], dtype=torch.long)
+    return of*L + shared.lengths[of] + node, shared.labels[r, c], r
 
 def pack_tree(lm: FrozenLM, # the model
               prompts: list, # (n, d) prompts; None for rows that have none
               shared: Shared, # the batch, as `share` gives it
 ) -> Pass:
     "Lay each prompt and the tree of its rows out as one sequence; differentiable in the prompts."
-    trees, (layout, pos, *targets) = shared.trees[0], shared.tree
+    trees, (layout, pos, *targets) = shared.trees, shared.tree
     few = {id(t): t for t in trees}
-    e = dict(zip(few, lm.embed(torch.tensor([i for t in few.values() for i in t.tokens], device=lm.device)).to(lm.dtype).split([len(t.tokens) for t in few.values()])))
+    e = dict(zip(few, lm.embed(torch.tensor([i for t in few.values() for i in t.tokens], dtype=torch.long, device=lm.device)).to(lm.dtype).split([len(t.tokens) for t in few.values()])))
     x = pad_sequence([torch.cat([p, e[id(t)]]) for p, t in zip(prefix_rows(lm, prompts, shared.groups.keys), trees)], batch_first=True)
     return Pass(x, pos.to(lm.device), layout.to(lm.device), *(t.to(lm.device) for t in targets))
 

@@ -39,8 +39,8 @@ def model_of(width):
 def batch_of(lm, lanes, B, T, n, g):
     "Prompts and rows of up to T tokens, the last two of them targets."
     draw = lambda lo, hi, k=1: torch.randint(lo, hi, (k,), generator=g).tolist()
-    rows = [Encoded([100+l, *draw(10, 3000, draw(max(2, T//2), T+1)[0]-1)], 0) for l in range(lanes) for _ in range(B)]
-    rows = [Encoded(r.ids, max(1, len(r.ids)-2)) for r in rows]
+    ids = [[100+l, *draw(10, 3000, draw(max(2, T//2), T+1)[0]-1)] for l in range(lanes) for _ in range(B)]
+    rows = [Encoded(i, max(1, len(i)-2)) for i in ids]
     return [(torch.randn(n, lm.d_model, generator=g)*.02).requires_grad_() for _ in range(lanes)], pad_rows(lm, rows, lanes=[l for l in range(lanes) for _ in range(B)])
 
 
