@@ -1,13 +1,26 @@
 """Small random models of the families that the package supports, and a tokenizer for them."""
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-from transformers import GemmaConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, MistralConfig, OPTConfig, PhiConfig, Qwen2Config, Qwen3Config, Gemma2Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GemmaConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    PhiConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from softprompt_nb.lm import FrozenLM
 
 V, D = 120, 32
-LAB = ("lab-base-s", "lab-instruct-s") # the pretrained ones that tests of the core take along
+LAB = ("lab-base-s", "lab-instruct-s")  # the pretrained ones that tests of the core take along
 _common = dict(vocab_size=V, hidden_size=D, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=128)
 _gated = dict(_common, intermediate_size=48)
 
@@ -18,13 +31,23 @@ FAMILIES = {
     "qwen2": lambda: Qwen2Config(**_gated, num_key_value_heads=2),
     "mistral": lambda: MistralConfig(**_gated, num_key_value_heads=2, sliding_window=None),
     "gemma": lambda: GemmaConfig(**_gated, num_key_value_heads=1, head_dim=8),
-    "opt": lambda: OPTConfig(vocab_size=V, hidden_size=D, num_hidden_layers=3, num_attention_heads=4, ffn_dim=48, max_position_embeddings=128, word_embed_proj_dim=D),
+    "opt": lambda: OPTConfig(
+        vocab_size=V,
+        hidden_size=D,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        ffn_dim=48,
+        max_position_embeddings=128,
+        word_embed_proj_dim=D,
+    ),
     "phi": lambda: PhiConfig(**_gated),
 }
 MORE = {
     "qwen3": lambda: Qwen3Config(**_gated, num_key_value_heads=2, head_dim=8),
     "mistral_window": lambda: MistralConfig(**_gated, num_key_value_heads=2, sliding_window=12),
-    "gemma2": lambda: Gemma2Config(**_gated, num_key_value_heads=2, head_dim=8, sliding_window=12, query_pre_attn_scalar=8),
+    "gemma2": lambda: Gemma2Config(
+        **_gated, num_key_value_heads=2, head_dim=8, sliding_window=12, query_pre_attn_scalar=8
+    ),
 }
 
 
@@ -35,8 +58,11 @@ def tokenizer(bos=False):
     t.pre_tokenizer, t.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
     if bos:
         from tokenizers.processors import TemplateProcessing
+
         t.post_processor = TemplateProcessing("<bos> $A", special_tokens=[("<bos>", 2)])
-    return PreTrainedTokenizerFast(tokenizer_object=t, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>" if bos else None)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=t, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>" if bos else None
+    )
 
 
 def tiny(family, bos=False, dtype=torch.float32, seed=0):
@@ -45,5 +71,6 @@ def tiny(family, bos=False, dtype=torch.float32, seed=0):
     model = AutoModelForCausalLM.from_config((FAMILIES | MORE)[family](), dtype=torch.float32)
     with torch.no_grad():
         for p in model.parameters():
-            if p.ndim > 1: p.mul_(4)
+            if p.ndim > 1:
+                p.mul_(4)
     return FrozenLM(model.to(dtype), tokenizer(bos), name=f"tiny-{family}")

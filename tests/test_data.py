@@ -1,58 +1,101 @@
 """Examples from everywhere, and what is refused."""
+
 import json
 import sys
 
 import datasets
 import pandas as pd
 import pytest
+from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from families import tiny
 from softprompt_nb.data import Example, collate, encode, encode_at, load_examples
 
-ROWS = [dict(q="one", a="uno"), dict(q="two, \"three\"", a="dos"), dict(q="línea", a="straße\n2")]
+ROWS = [dict(q="one", a="uno"), dict(q='two, "three"', a="dos"), dict(q="línea", a="straße\n2")]
 FORMAT = ("word : {q}", " {a}")
 WANT = [Example(f"word : {r['q']}", f" {r['a']}") for r in ROWS]
 
 
-@pytest.mark.parametrize("kind", ["list", "jsonl", "json", "csv", "tsv", "parquet", "dataset", "table", "pairs", "examples", "callable"])
+@pytest.mark.parametrize(
+    "kind", ["list", "jsonl", "json", "csv", "tsv", "parquet", "dataset", "table", "pairs", "examples", "callable"]
+)
 def test_every_source_gives_the_same_examples(kind, tmp_path):
-    df, path, fmt = pd.DataFrame(ROWS), tmp_path/f"x.{kind}", FORMAT
-    if kind == "jsonl": path.write_text("\n".join(map(json.dumps, ROWS)))
-    elif kind == "json": path.write_text(json.dumps(ROWS))
-    elif kind == "csv": df.to_csv(path, index=False)
-    elif kind == "tsv": df.to_csv(path, index=False, sep="\t")
-    elif kind == "parquet": df.to_parquet(path)
-    else: path = dict(list=ROWS, dataset=datasets.Dataset.from_list(ROWS), table=df, pairs=[(e.input, e.target) for e in WANT], examples=WANT, callable=ROWS)[kind]
-    if kind == "callable": fmt = lambda r: Example(f"word : {r['q']}", f" {r['a']}")
+    df, path, fmt = pd.DataFrame(ROWS), tmp_path / f"x.{kind}", FORMAT
+    if kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, ROWS)))
+    elif kind == "json":
+        path.write_text(json.dumps(ROWS))
+    elif kind == "csv":
+        df.to_csv(path, index=False)
+    elif kind == "tsv":
+        df.to_csv(path, index=False, sep="\t")
+    elif kind == "parquet":
+        df.to_parquet(path)
+    else:
+        path = dict(
+            list=ROWS,
+            dataset=datasets.Dataset.from_list(ROWS),
+            table=df,
+            pairs=[(e.input, e.target) for e in WANT],
+            examples=WANT,
+            callable=ROWS,
+        )[kind]
+    if kind == "callable":
+        fmt = lambda r: Example(f"word : {r['q']}", f" {r['a']}")
     assert load_examples(path, format=fmt) == WANT
     assert load_examples(path, format=fmt, limit=2) == WANT[:2]
 
 
-@pytest.mark.parametrize("source,kw,words", [
-    ([], {}, "no rows"), ([("a", "")], {}, "Row 0 has an empty target"), ([("a", "b"), ("a", "  ")], {}, "Row 1"), ([3], {}, "Row 0 is int"),
-    (ROWS, dict(format=("{nope}", "{a}")), "'nope'"), (ROWS, {}, "'input', 'target'"), (ROWS, dict(format="{q}"), "two templates"),
-    ("nowhere.csv", {}, "no file"), ([Example("a", 3)], {}, "two texts")])
+@pytest.mark.parametrize(
+    "source,kw,words",
+    [
+        ([], {}, "no rows"),
+        ([("a", "")], {}, "Row 0 has an empty target"),
+        ([("a", "b"), ("a", "  ")], {}, "Row 1"),
+        ([3], {}, "Row 0 is int"),
+        (ROWS, dict(format=("{nope}", "{a}")), "'nope'"),
+        (ROWS, {}, "'input', 'target'"),
+        (ROWS, dict(format="{q}"), "two templates"),
+        ("nowhere.csv", {}, "no file"),
+        ([Example("a", 3)], {}, "two texts"),
+    ],
+)
 def test_bad_sources_are_refused(source, kw, words):
-    with pytest.raises(ValueError if source != "nowhere.csv" else FileNotFoundError, match=words): load_examples(source, **kw)
+    with pytest.raises(ValueError if source != "nowhere.csv" else FileNotFoundError, match=words):
+        load_examples(source, **kw)
 
 
-@pytest.mark.parametrize("name,data,words", [
-    ("x.csv", b"", "is empty"), ("x.jsonl", b"", "is empty"), ("x.csv", b"q,a\n", "no rows"), ("x.tsv", b"q\ta\n", "no rows"),
-    ("x.csv", "q,a\nf\xfcr,por\n".encode("cp1252"), "not in UTF-8.*encoding="), ("x.jsonl", '{"q": "f\xfcr", "a": "por"}\n'.encode("cp1252"), "not in UTF-8.*encoding="),
-    ("x.jsonl", b'{"q": "one", "a": "uno"}\n{"q"\n', "could not be read"), ("x.parquet", b"no parquet", "could not be read"), ("x.csv", b"q,a\n1,2\n1,2,3,4\n", "could not be read.*line 3"),
-    ("x.csv", b"q;a\none;uno\n", "separated by ';'"), ("x.csv", b"q\ta\none\tuno\n", r"separated by '\\t'"), ("x.csv", b"q\none\n", "name existing columns")])
+@pytest.mark.parametrize(
+    "name,data,words",
+    [
+        ("x.csv", b"", "is empty"),
+        ("x.jsonl", b"", "is empty"),
+        ("x.csv", b"q,a\n", "no rows"),
+        ("x.tsv", b"q\ta\n", "no rows"),
+        ("x.csv", "q,a\nf\xfcr,por\n".encode("cp1252"), "not in UTF-8.*encoding="),
+        ("x.jsonl", '{"q": "f\xfcr", "a": "por"}\n'.encode("cp1252"), "not in UTF-8.*encoding="),
+        ("x.jsonl", b'{"q": "one", "a": "uno"}\n{"q"\n', "could not be read"),
+        ("x.parquet", b"no parquet", "could not be read"),
+        ("x.csv", b"q,a\n1,2\n1,2,3,4\n", "could not be read.*line 3"),
+        ("x.csv", b"q;a\none;uno\n", "separated by ';'"),
+        ("x.csv", b"q\ta\none\tuno\n", r"separated by '\\t'"),
+        ("x.csv", b"q\none\n", "name existing columns"),
+    ],
+)
 def test_a_file_that_cannot_be_used_says_what_to_do(name, data, words, tmp_path):
     "In one sentence with the file's name, and no error of another library."
-    (tmp_path/name).write_bytes(data)
-    with pytest.raises(ValueError, match=words) as e: load_examples(tmp_path/name, format=FORMAT)
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=words) as e:
+        load_examples(tmp_path / name, format=FORMAT)
     assert e.value.__cause__ is None and "\n" not in str(e.value)
 
 
 def test_a_file_of_another_kind_is_read_as_its_error_says(tmp_path):
-    (tmp_path/"x.csv").write_bytes("q;a\none;f\xfcnf\n".encode("cp1252"))
-    assert load_examples(pd.read_csv(tmp_path/"x.csv", sep=";", encoding="cp1252"), format=FORMAT) == [Example("word : one", " f\xfcnf")]
+    (tmp_path / "x.csv").write_bytes("q;a\none;f\xfcnf\n".encode("cp1252"))
+    assert load_examples(pd.read_csv(tmp_path / "x.csv", sep=";", encoding="cp1252"), format=FORMAT) == [
+        Example("word : one", " f\xfcnf")
+    ]
 
 
 @pytest.mark.parametrize("off", [True, False])
@@ -61,52 +104,79 @@ def test_reading_a_file_draws_no_bar_and_leaves_the_switch_alone(off, tmp_path, 
     was = datasets.are_progress_bars_disabled()
     (datasets.disable_progress_bars if off else datasets.enable_progress_bars)()
     try:
-        pd.DataFrame(ROWS).to_csv(tmp_path/"x.csv", index=False)
-        load_examples(tmp_path/"x.csv", format=FORMAT)
+        pd.DataFrame(ROWS).to_csv(tmp_path / "x.csv", index=False)
+        load_examples(tmp_path / "x.csv", format=FORMAT)
         assert datasets.are_progress_bars_disabled() == off and "Generating" not in capfd.readouterr().err
-    finally: (datasets.disable_progress_bars if was else datasets.enable_progress_bars)()
+    finally:
+        (datasets.disable_progress_bars if was else datasets.enable_progress_bars)()
 
 
 @pytest.mark.parametrize("kind", ["list", "csv", "table", "jsonl", "dataset"])
 def test_a_row_with_an_empty_cell_is_named(kind, tmp_path):
     "A template would write None or nan into the text."
     rows = [*ROWS, dict(q="four", a=None)]
-    df, path = pd.DataFrame(rows), tmp_path/f"x.{kind}"
-    if kind == "csv": df.to_csv(path, index=False)
-    elif kind == "jsonl": path.write_text("\n".join(map(json.dumps, rows)))
-    else: path = dict(list=rows, table=df, dataset=datasets.Dataset.from_list(rows))[kind]
-    with pytest.raises(ValueError, match="Row 3 has nothing in column 'a'"): load_examples(path, format=FORMAT)
+    df, path = pd.DataFrame(rows), tmp_path / f"x.{kind}"
+    if kind == "csv":
+        df.to_csv(path, index=False)
+    elif kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        path = dict(list=rows, table=df, dataset=datasets.Dataset.from_list(rows))[kind]
+    with pytest.raises(ValueError, match="Row 3 has nothing in column 'a'"):
+        load_examples(path, format=FORMAT)
     assert load_examples(path, format=("word : {q}", " x"))[3] == Example("word : four", " x")
 
 
 def test_an_unknown_hub_name_says_what_was_tried():
-    with pytest.raises(ValueError, match="neither a file"): load_examples("nobody/no-such-data-set")
+    with pytest.raises(ValueError, match="neither a file"):
+        load_examples("nobody/no-such-data-set")
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20), st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=10))
+@given(
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20),
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=10),
+)
 def test_encoding_keeps_the_text_and_the_border(a, b):
     lm = tiny("gpt2")
     e = encode(lm, Example(a, b))
-    assert lm.tokenizer.decode(e.ids[:e.n_input]) == a and lm.tokenizer.decode(e.ids[e.n_input:-1]) == b and e.ids[-1] == lm.tokenizer.eos_token_id
+    assert (
+        lm.tokenizer.decode(e.ids[: e.n_input]) == a
+        and lm.tokenizer.decode(e.ids[e.n_input : -1]) == b
+        and e.ids[-1] == lm.tokenizer.eos_token_id
+    )
 
 
 def test_bad_batches_are_refused():
     lm = tiny("gpt2")
     ok = Example("a", "b")
-    for examples, kw, words in (([], {}, "no examples"), ([ok, Example("a", "")], {}, "Row 1"), ([ok, Example("x"*200, "y")], {}, "Row 1 has 202 tokens.*limit of 128"),
-                                ([ok], dict(at=5), "Row 0.*token 5"), ([ok], dict(at="middle"), "no place"), ([ok], dict(at=[0, 1]), "2 places for 1"), ([ok], dict(at="chat"), "no chat template"),
-                                ([ok], dict(padding_side="up"), "padding_side"), ([ok], dict(n_prompt=126), "limit of 128")):
-        with pytest.raises(ValueError, match=words): collate(lm, examples, **kw)
+    for examples, kw, words in (
+        ([], {}, "no examples"),
+        ([ok, Example("a", "")], {}, "Row 1"),
+        ([ok, Example("x" * 200, "y")], {}, "Row 1 has 202 tokens.*limit of 128"),
+        ([ok], dict(at=5), "Row 0.*token 5"),
+        ([ok], dict(at="middle"), "no place"),
+        ([ok], dict(at=[0, 1]), "2 places for 1"),
+        ([ok], dict(at="chat"), "no chat template"),
+        ([ok], dict(padding_side="up"), "padding_side"),
+        ([ok], dict(n_prompt=126), "limit of 128"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            collate(lm, examples, **kw)
 
 
 def test_a_place_for_each_row():
     lm = tiny("gpt2")
-    assert [e.place for e in encode_at(lm, [Example("abc", "d"), Example("ef", "g")], at=[2, "before_answer"])] == [2, 2]
+    assert [e.at for e in encode_at(lm, [Example("abc", "d"), Example("ef", "g")], at=[2, "before_answer"])] == [
+        2,
+        2,
+    ]
 
 
 def test_a_target_of_no_tokens_is_refused():
     from tokenizers import normalizers
+
     lm = tiny("gpt2")
     lm.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("~", "")
-    with pytest.raises(ValueError, match="Row 1: the target '~~' tokenizes to nothing"): collate(lm, [Example("a", "b"), Example("a", "~~")])
+    with pytest.raises(ValueError, match="Row 1: the target '~~' tokenizes to nothing"):
+        collate(lm, [Example("a", "b"), Example("a", "~~")])

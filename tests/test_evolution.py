@@ -1,4 +1,5 @@
 """Summaries and distances against formulas and assignments, nulls against their own draws, evolution, rank correlations, and the comparison of arms."""
+
 import math
 
 import numpy as np
@@ -12,14 +13,26 @@ from scipy.stats import spearmanr
 
 from softprompt_nb.tda.evolution import evolution, rank_correlation, shape_at_end
 from softprompt_nb.tda.persistence import persistence
-from softprompt_nb.tda.summaries import (DISTANCES, against_null, betti_curve, diagram_distance, distance_against_null, gaussian_clouds, image, landscape,
-                                         persistence_entropy, summarize, total_persistence)
+from softprompt_nb.tda.summaries import (
+    DISTANCES,
+    against_null,
+    betti_curve,
+    diagram_distance,
+    distance_against_null,
+    gaussian_clouds,
+    image,
+    landscape,
+    persistence_entropy,
+    summarize,
+    total_persistence,
+)
 
-settings.register_profile('tda', deadline=None, max_examples=25)
-settings.load_profile('tda')
+settings.register_profile("tda", deadline=None, max_examples=25)
+settings.load_profile("tda")
 
 
-def cloud(n, d, seed=0): return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def cloud(n, d, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @given(st.integers(2, 20), st.integers(1, 5), st.integers(0, 10**6))
@@ -27,54 +40,77 @@ def test_summaries_are_their_formulas(n, d, seed):
     dgms = persistence(cloud(n, d, seed))
     s, bars = summarize(dgms), [x.numpy()[:, 1] - x.numpy()[:, 0] for x in dgms]
     for k, l in enumerate(bars):
-        p = l[l > 0]/l.sum() if len(l) else l
-        want = dict(count=len(l), total=l.sum(), mean=l.mean() if len(l) else 0, max=l.max(initial=0), entropy=-(p*np.log(p)).sum())
-        assert {f'H{k} {name}': pytest.approx(v, abs=1e-9) for name, v in want.items()} == {key: v for key, v in s.items() if key.startswith(f'H{k}')}
-    p = np.concatenate(bars)/np.concatenate(bars).sum()
-    assert s['entropy'] == pytest.approx(-(p*np.log(p)).sum()) and persistence_entropy(dgms, 2).item() == pytest.approx(s['entropy']/math.log(2))
+        p = l[l > 0] / l.sum() if len(l) else l
+        want = dict(
+            count=len(l),
+            total=l.sum(),
+            mean=l.mean() if len(l) else 0,
+            max=l.max(initial=0),
+            entropy=-(p * np.log(p)).sum(),
+        )
+        assert {f"H{k} {name}": pytest.approx(v, abs=1e-9) for name, v in want.items()} == {
+            key: v for key, v in s.items() if key.startswith(f"H{k}")
+        }
+    p = np.concatenate(bars) / np.concatenate(bars).sum()
+    assert s["entropy"] == pytest.approx(-(p * np.log(p)).sum()) and persistence_entropy(
+        dgms, 2
+    ).item() == pytest.approx(s["entropy"] / math.log(2))
 
 
 def test_entropy_and_total_are_differentiable():
     x = cloud(8, 3).requires_grad_()
-    for f in (lambda p: persistence_entropy(persistence(p)), lambda p: total_persistence(persistence(p)[1], 2) + total_persistence(persistence(p)[0])):
-        grad, = torch.autograd.grad(f(x), x)
-        step = 1e-6*torch.eye(24, dtype=torch.float64).reshape(24, 8, 3)
-        with torch.no_grad(): want = torch.stack([(f(x + e) - f(x - e))/2e-6 for e in step]).reshape(8, 3)
+    for f in (
+        lambda p: persistence_entropy(persistence(p)),
+        lambda p: total_persistence(persistence(p)[1], 2) + total_persistence(persistence(p)[0]),
+    ):
+        (grad,) = torch.autograd.grad(f(x), x)
+        step = 1e-6 * torch.eye(24, dtype=torch.float64).reshape(24, 8, 3)
+        with torch.no_grad():
+            want = torch.stack([(f(x + e) - f(x - e)) / 2e-6 for e in step]).reshape(8, 3)
         assert (grad - want).abs().max() < 1e-6
     equal = torch.ones(5, 3, requires_grad=True)
     e = persistence_entropy(persistence(equal))
     assert e == 0 and (not e.requires_grad or torch.autograd.grad(e, equal)[0].isfinite().all())
-    with pytest.raises(ValueError, match='1 or more'): total_persistence(persistence(cloud(4, 2))[0], .5)
+    with pytest.raises(ValueError, match="1 or more"):
+        total_persistence(persistence(cloud(4, 2))[0], 0.5)
 
 
 def costs(a, b, order):
     "Of every move of a bar to another or to the diagonal."
-    gap = lambda v: (v[:, 1] - v[:, 0])/2**(1/order)
+    gap = lambda v: (v[:, 1] - v[:, 0]) / 2 ** (1 / order)
     m, n = len(a), len(b)
     cost = np.zeros((m + n, m + n))
     cost[:m, :n] = np.linalg.norm(a[:, None] - b, order, axis=-1)
     cost[:m, n:], cost[m:, :n] = gap(a)[:, None], gap(b)
     return cost
 
+
 def wasserstein(a, b):
     cost = costs(a, b, 2)
     return cost[linear_sum_assignment(cost)].sum()
 
+
 def bottleneck(a, b):
     "The least length that a perfect matching can keep to (gudhi 3.13's own function is up to a tenth too large in one of a hundred small cases)."
     long = costs(a, b, np.inf)
-    long[:len(a), len(b):], long[len(a):, :len(b)] = ((a[:, 1] - a[:, 0])/2)[:, None], (b[:, 1] - b[:, 0])/2
-    return next(c for c in np.unique(np.append(long, 0)) if not (over := long > c + 1e-12)[linear_sum_assignment(over)].any())
+    long[: len(a), len(b) :], long[len(a) :, : len(b)] = ((a[:, 1] - a[:, 0]) / 2)[:, None], (b[:, 1] - b[:, 0]) / 2
+    return next(
+        c for c in np.unique(np.append(long, 0)) if not (over := long > c + 1e-12)[linear_sum_assignment(over)].any()
+    )
 
 
 @given(st.integers(2, 12), st.integers(2, 12), st.integers(0, 10**6))
 def test_distances_are_those_of_an_assignment(n, m, seed):
     for a, b in zip(persistence(cloud(n, 2, seed)), persistence(cloud(m, 2, seed + 1))):
         assert diagram_distance(a, b) == pytest.approx(wasserstein(a.numpy(), b.numpy()), abs=1e-9)
-        assert diagram_distance(a, b, 'bottleneck') == pytest.approx(bottleneck(a.numpy(), b.numpy()), abs=1e-9)
-        for kind in DISTANCES: assert diagram_distance(a, a, kind) == pytest.approx(0, abs=1e-7) and diagram_distance(a, b, kind) == pytest.approx(diagram_distance(b, a, kind), abs=1e-9)
-    for bad in (dict(kind='l2'), {}):
-        with pytest.raises(ValueError): diagram_distance(a, persistence(cloud(3, 2))[0], **bad)
+        assert diagram_distance(a, b, "bottleneck") == pytest.approx(bottleneck(a.numpy(), b.numpy()), abs=1e-9)
+        for kind in DISTANCES:
+            assert diagram_distance(a, a, kind) == pytest.approx(0, abs=1e-7) and diagram_distance(
+                a, b, kind
+            ) == pytest.approx(diagram_distance(b, a, kind), abs=1e-9)
+    for bad in (dict(kind="l2"), {}):
+        with pytest.raises(ValueError):
+            diagram_distance(a, persistence(cloud(3, 2))[0], **bad)
 
 
 def test_curves_and_images():
@@ -82,85 +118,120 @@ def test_curves_and_images():
     assert betti_curve(dgms[0], x).tolist() == [1 + sum(1 for d in dgms[0].deaths if d > v) for v in x]
     b = dgms[1].numpy()
     tents = np.sort(np.clip(np.minimum(x[:, None] - b[:, 0], b[:, 1] - x[:, None]), 0, None), 1)[:, ::-1]
-    assert np.abs(landscape(dgms[1], (0, 3), 40, 2)[0] - tents[:, 0]).max() < .1
+    assert np.abs(landscape(dgms[1], (0, 3), 40, 2)[0] - tents[:, 0]).max() < 0.1
     empty = persistence(torch.ones(3, 2))[1]
-    assert not landscape(empty, (0, 1), 10).any() and not image(empty, (0, 1), (0, 1), .1).any() and image(dgms[1], (0, 2), (0, 1), .1).shape == image(empty, (0, 2), (0, 1), .1).shape
+    assert (
+        not landscape(empty, (0, 1), 10).any()
+        and not image(empty, (0, 1), (0, 1), 0.1).any()
+        and image(dgms[1], (0, 2), (0, 1), 0.1).shape == image(empty, (0, 2), (0, 1), 0.1).shape
+    )
 
 
-@pytest.mark.parametrize('spread', ['isotropic', 'covariance'])
+@pytest.mark.parametrize("spread", ["isotropic", "covariance"])
 def test_null_clouds_have_the_number_dimension_and_spread(spread):
-    x = 7 + cloud(12, 5)*torch.tensor([5., 1, 1, .1, 2])
+    x = 7 + cloud(12, 5) * torch.tensor([5.0, 1, 1, 0.1, 2])
     g = gaussian_clouds(x, 4000, 0, spread)
     ms = lambda p: torch.pdist(p).square().mean().item()
     assert g.shape == (4000, 12, 5) and all(ms(p) == pytest.approx(ms(x)) for p in g[:100])
-    c = torch.cov(g.reshape(-1, 5).T)/torch.cov(x.T).trace()
-    want = torch.cov(x.T)/torch.cov(x.T).trace() if spread == 'covariance' else torch.eye(5).double()/5
-    assert torch.allclose(c, want, atol=.12), 'a strong direction may weaken a little, as every draw is scaled to one spread'
-    assert not gaussian_clouds(torch.ones(4, 3), 2, 0, spread).any() and gaussian_clouds(torch.ones(1, 3), 2, 0, spread).isfinite().all()
-    assert torch.equal(gaussian_clouds(x, 3, 1, spread), gaussian_clouds(x, 3, 1, spread)) and not torch.equal(gaussian_clouds(x, 3, 1, spread), gaussian_clouds(x, 3, 2, spread))
+    c = torch.cov(g.reshape(-1, 5).T) / torch.cov(x.T).trace()
+    want = torch.cov(x.T) / torch.cov(x.T).trace() if spread == "covariance" else torch.eye(5).double() / 5
+    assert torch.allclose(c, want, atol=0.12), (
+        "a strong direction may weaken a little, as every draw is scaled to one spread"
+    )
+    assert (
+        not gaussian_clouds(torch.ones(4, 3), 2, 0, spread).any()
+        and gaussian_clouds(torch.ones(1, 3), 2, 0, spread).isfinite().all()
+    )
+    assert torch.equal(gaussian_clouds(x, 3, 1, spread), gaussian_clouds(x, 3, 1, spread)) and not torch.equal(
+        gaussian_clouds(x, 3, 1, spread), gaussian_clouds(x, 3, 2, spread)
+    )
 
 
 def test_gaussian_points_lie_in_their_own_null_as_often_as_the_band_says():
-    inside = [(t := against_null(cloud(8, 20, s), 99, seed=1000 + s, maxdim=0, level=.8)['H0 mean']).low <= t.value <= t.high for s in range(120)]
-    assert .68 < np.mean(inside) < .9, 'the null has the cloud\'s own spread, so that its band covers what it says'
-    p = [against_null(cloud(8, 20, s), 39, seed=s, maxdim=0)['H0 mean'].p for s in range(60)]
-    assert min(p) > 0 and .3 < np.mean(p) < .7
+    inside = [
+        (t := against_null(cloud(8, 20, s), 99, seed=1000 + s, maxdim=0, level=0.8)["H0 mean"]).low <= t.value <= t.high
+        for s in range(120)
+    ]
+    assert 0.68 < np.mean(inside) < 0.9, "the null has the cloud's own spread, so that its band covers what it says"
+    p = [against_null(cloud(8, 20, s), 39, seed=s, maxdim=0)["H0 mean"].p for s in range(60)]
+    assert min(p) > 0 and 0.3 < np.mean(p) < 0.7
 
 
 def test_a_shape_is_outside_of_its_null():
-    a = 2*torch.pi*torch.arange(15)/15
+    a = 2 * torch.pi * torch.arange(15) / 15
     ring = torch.zeros(15, 30)
     ring[:, 0], ring[:, 1] = a.cos(), a.sin()
     got = against_null(ring, 60)
-    assert got['H1 max'].value > got['H1 max'].high and got['H1 max'].p < .1 and got['H0 mean'].value < got['H0 mean'].low
-    assert distance_against_null(ring, cloud(15, 30).float()*.15, draws=30)['H1 wasserstein'].p < .1
-    assert '60 Gaussian clouds' in repr(got) and 'isotropic' in got._repr_html_()
+    assert (
+        got["H1 max"].value > got["H1 max"].high and got["H1 max"].p < 0.1 and got["H0 mean"].value < got["H0 mean"].low
+    )
+    assert distance_against_null(ring, cloud(15, 30).float() * 0.15, draws=30)["H1 wasserstein"].p < 0.1
+    assert "60 Gaussian clouds" in repr(got) and "isotropic" in got._repr_html_()
 
 
 def test_evolution_reads_each_checkpoint():
-    t = torch.stack([cloud(9, 12)*(1 + k) for k in range(5)]).float()
+    t = torch.stack([cloud(9, 12) * (1 + k) for k in range(5)]).float()
     evo = evolution(t, [0, 10, 20, 30, 40], draws=20)
     assert evo.steps == [0, 10, 20, 30, 40] and evo.table.step.tolist() == evo.steps
     for i, p in enumerate(t):
-        assert evo.table['H0 mean'][i] == pytest.approx(summarize(persistence(p.double()))['H0 mean'])
-        assert evo.table['H0 mean low'][i] == pytest.approx((1 + i)*evo.table['H0 mean low'][0])
-        assert evo.table['change'][i] == pytest.approx(diagram_distance(persistence(t[i-1].double())[0], persistence(p.double())[0])) if i else math.isnan(evo.table['change'][0])
-    assert '5 checkpoints' in repr(evo)
+        assert evo.table["H0 mean"][i] == pytest.approx(summarize(persistence(p.double()))["H0 mean"])
+        assert evo.table["H0 mean low"][i] == pytest.approx((1 + i) * evo.table["H0 mean low"][0])
+        assert (
+            evo.table["change"][i]
+            == pytest.approx(diagram_distance(persistence(t[i - 1].double())[0], persistence(p.double())[0]))
+            if i
+            else math.isnan(evo.table["change"][0])
+        )
+    assert "5 checkpoints" in repr(evo)
     still = evolution(t[:1].repeat(4, 1, 1), draws=5)
     assert still.table.change[1:].abs().max() < 1e-9
-    history = pd.DataFrame(dict(step=range(1, 41), loss=1., valid=np.nan)).assign(accuracy=.5)
-    for made in (evo.plot(), evo.plot(history), evo.film(3), evo.against(history)): assert made.axes
+    history = pd.DataFrame(dict(step=range(1, 41), loss=1.0, valid=np.nan)).assign(accuracy=0.5)
+    for made in (evo.plot(), evo.plot(history), evo.film(3), evo.against(history)):
+        assert made.axes
     assert evolution(torch.ones(3, 1, 4), draws=3).film().axes
 
 
 def test_shape_at_end():
-    a = 2*torch.pi*torch.arange(10)/10
+    a = 2 * torch.pi * torch.arange(10) / 10
     ring = torch.stack([a.cos(), a.sin()], 1).double()
-    tight = torch.cat([.01*cloud(5, 20), .01*cloud(5, 20) + 1])
-    moving, resting = torch.stack([cloud(10, 20, s) for s in range(6)]), torch.stack([tight]*6)
-    assert shape_at_end(resting)['stable'] == 0 > shape_at_end(moving)['stable']
-    assert shape_at_end(resting)['compact'] > .5 > abs(shape_at_end(moving)['compact'])
-    scaled = shape_at_end(5*resting)
-    assert scaled['compact'] == pytest.approx(shape_at_end(resting)['compact']) and scaled['mean_distance'] == pytest.approx(5*shape_at_end(resting)['mean_distance'])
-    assert shape_at_end(torch.stack([ring]*3))['H1 count'] == 1
+    tight = torch.cat([0.01 * cloud(5, 20), 0.01 * cloud(5, 20) + 1])
+    moving, resting = torch.stack([cloud(10, 20, s) for s in range(6)]), torch.stack([tight] * 6)
+    assert shape_at_end(resting)["stable"] == 0 > shape_at_end(moving)["stable"]
+    assert shape_at_end(resting)["compact"] > 0.5 > abs(shape_at_end(moving)["compact"])
+    scaled = shape_at_end(5 * resting)
+    assert scaled["compact"] == pytest.approx(shape_at_end(resting)["compact"]) and scaled[
+        "mean_distance"
+    ] == pytest.approx(5 * shape_at_end(resting)["mean_distance"])
+    assert shape_at_end(torch.stack([ring] * 3))["H1 count"] == 1
     for bad in (torch.ones(2, 3, 4), torch.ones(3, 4)):
-        with pytest.raises(ValueError, match='three checkpoints'): shape_at_end(bad)
+        with pytest.raises(ValueError, match="three checkpoints"):
+            shape_at_end(bad)
 
 
 @given(st.integers(4, 40), st.integers(0, 10**6))
 def test_rank_correlation_is_spearmans(n, seed):
     rng = np.random.default_rng(seed)
-    t = pd.DataFrame(dict(x=rng.integers(0, 6, n), y=rng.normal(size=n), z=1., g=rng.integers(0, 2, n)))
-    got = rank_correlation(t, 'x', 'y', draws=50)
-    if t.x.nunique() > 1: assert got.value == pytest.approx(spearmanr(t.x, t.y).statistic)
-    assert rank_correlation(t, 'x', 'z', draws=20).value == 0 and got.n == n and got.low <= got.high
-    assert rank_correlation(t.assign(y=np.exp(t.y)), 'x', 'y', draws=5).value == pytest.approx(got.value)
-    shifted = t.assign(y=t.y + 100*t.g, x=t.x + 50*t.g)
-    assert rank_correlation(shifted, 'x', 'y', by='g', draws=5).value == pytest.approx(rank_correlation(t, 'x', 'y', by='g', draws=5).value)
+    t = pd.DataFrame(dict(x=rng.integers(0, 6, n), y=rng.normal(size=n), z=1.0, g=rng.integers(0, 2, n)))
+    got = rank_correlation(t, "x", "y", draws=50)
+    if t.x.nunique() > 1:
+        assert got.value == pytest.approx(spearmanr(t.x, t.y).statistic)
+    assert rank_correlation(t, "x", "z", draws=20).value == 0 and got.n == n and got.low <= got.high
+    assert rank_correlation(t.assign(y=np.exp(t.y)), "x", "y", draws=5).value == pytest.approx(got.value)
+    shifted = t.assign(y=t.y + 100 * t.g, x=t.x + 50 * t.g)
+    assert rank_correlation(shifted, "x", "y", by="g", draws=5).value == pytest.approx(
+        rank_correlation(t, "x", "y", by="g", draws=5).value
+    )
 
 
-@pytest.mark.parametrize('call,words', [
-    (lambda: evolution(torch.ones(3, 4)), 'trajectory'), (lambda: evolution(torch.ones(3, 4, 2), [0, 1]), '2 steps for 3'), (lambda: gaussian_clouds(torch.ones(3, 2), spread='uniform'), 'isotropic'),
-    (lambda: rank_correlation(pd.DataFrame(dict(x=[1., 2], y=[1., 2])), 'x', 'y'), 'at least four')])
+@pytest.mark.parametrize(
+    "call,words",
+    [
+        (lambda: evolution(torch.ones(3, 4)), "trajectory"),
+        (lambda: evolution(torch.ones(3, 4, 2), [0, 1]), "2 steps for 3"),
+        (lambda: gaussian_clouds(torch.ones(3, 2), spread="uniform"), "isotropic"),
+        (lambda: rank_correlation(pd.DataFrame(dict(x=[1.0, 2], y=[1.0, 2])), "x", "y"), "at least four"),
+    ],
+)
 def test_bad_input_is_refused_in_words(call, words):
-    with pytest.raises(ValueError, match=words): call()
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -1,4 +1,5 @@
 """Files and folders appear whole or not at all: under kill -9 at every step, on a full disk, and while others read."""
+
 import os
 import resource
 import signal
@@ -19,29 +20,39 @@ def forked(job):
     "Run `job` in a forked child; its exit code, or minus the signal that ended it."
     pid = os.fork()
     if pid == 0:
-        try: job(); os._exit(0)
-        except BaseException: os._exit(1)
+        try:
+            job()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def dies_at(n, after):
     "Kills the process at the n-th system call of interest, before or after it."
     left = [n]
+
     def wrap(f):
         def g(*a, **k):
             left[0] -= 1
-            if left[0] == 0 and not after: os.kill(os.getpid(), signal.SIGKILL)
-            try: return f(*a, **k)
+            if left[0] == 0 and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                return f(*a, **k)
             finally:
-                if left[0] == 0 and after: os.kill(os.getpid(), signal.SIGKILL)
+                if left[0] == 0 and after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
         return g
-    for name in STEPS: setattr(os, name, wrap(getattr(os, name)))
+
+    for name in STEPS:
+        setattr(os, name, wrap(getattr(os, name)))
     files._exchange = wrap(files._exchange)
 
 
 def two(to, text):
-    (to/"a").write_text(text)
-    (to/"b").write_text(text)
+    (to / "a").write_text(text)
+    (to / "b").write_text(text)
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -49,16 +60,19 @@ def two(to, text):
 def test_a_killed_writer_leaves_the_old_or_the_new(tmp_path, after, there):
     ends = set()
     for n in range(1, 40):
-        home = tmp_path/str(n)
+        home = tmp_path / str(n)
         home.mkdir()
-        if there: write_file(home/"f", "old" * 10_000), write_folder(home/"d", lambda to: two(to, "old"))
+        if there:
+            write_file(home / "f", "old" * 10_000), write_folder(home / "d", lambda to: two(to, "old"))
+
         def job():
             dies_at(n, after)
-            write_file(home/"f", "new" * 10_000)
-            write_folder(home/"d", lambda to: two(to, "new"))
+            write_file(home / "f", "new" * 10_000)
+            write_folder(home / "d", lambda to: two(to, "new"))
+
         ends.add(forked(job))
-        file = (home/"f").read_text() if (home/"f").exists() else None
-        folder = tuple((home/"d"/k).read_text() for k in "ab") if (home/"d").exists() else None
+        file = (home / "f").read_text() if (home / "f").exists() else None
+        folder = tuple((home / "d" / k).read_text() for k in "ab") if (home / "d").exists() else None
         assert file in ("new" * 10_000, "old" * 10_000 if there else None)
         assert folder in (("new", "new"), ("old", "old") if there else None)
         assert all(p.name in "fd" or p.name.startswith(".") for p in home.iterdir())
@@ -66,100 +80,155 @@ def test_a_killed_writer_leaves_the_old_or_the_new(tmp_path, after, there):
 
 
 def test_a_full_disk_leaves_the_old(tmp_path):
-    write_file(tmp_path/"f", "old")
-    write_tensors(tmp_path/"t", dict(x=torch.zeros(3)), dict(step=1))
-    write_folder(tmp_path/"d", lambda to: two(to, "old"))
-    jobs = [lambda: write_file(tmp_path/"f", "x" * 100_000), lambda: write_tensors(tmp_path/"t", dict(x=torch.zeros(100_000))), lambda: write_folder(tmp_path/"d", lambda to: two(to, "x" * 100_000))]
+    write_file(tmp_path / "f", "old")
+    write_tensors(tmp_path / "t", dict(x=torch.zeros(3)), dict(step=1))
+    write_folder(tmp_path / "d", lambda to: two(to, "old"))
+    jobs = [
+        lambda: write_file(tmp_path / "f", "x" * 100_000),
+        lambda: write_tensors(tmp_path / "t", dict(x=torch.zeros(100_000))),
+        lambda: write_folder(tmp_path / "d", lambda to: two(to, "x" * 100_000)),
+    ]
+
     def job(do):
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-        try: do()
-        except OSError: os._exit(7)
+        try:
+            do()
+        except OSError:
+            os._exit(7)
+
     assert [forked(lambda: job(do)) for do in jobs] == [7, 7, 7]
-    assert (tmp_path/"f").read_text() == "old" and read_tensors(tmp_path/"t")[1] == dict(step=1) and (tmp_path/"d"/"b").read_text() == "old"
+    assert (
+        (tmp_path / "f").read_text() == "old"
+        and read_tensors(tmp_path / "t")[1] == dict(step=1)
+        and (tmp_path / "d" / "b").read_text() == "old"
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "f", "t"]
 
 
 @pytest.mark.parametrize("exchange", [True, False])
 def test_replacing_puts_the_old_one_away(tmp_path, exchange, monkeypatch):
-    if not exchange: monkeypatch.setattr(files, "_exchange", lambda a, b: False)
-    for text in ("one", "two", "three"): write_folder(tmp_path/"d", lambda to: two(to, text))
-    assert (tmp_path/"d"/"a").read_text() == "three" and [p.name for p in tmp_path.iterdir()] == ["d"]
+    if not exchange:
+        monkeypatch.setattr(files, "_exchange", lambda a, b: False)
+    for text in ("one", "two", "three"):
+        write_folder(tmp_path / "d", lambda to: two(to, text))
+    assert (tmp_path / "d" / "a").read_text() == "three" and [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
 def test_the_old_folder_comes_back_when_the_new_one_cannot_have_its_name(tmp_path, monkeypatch):
-    write_folder(tmp_path/"d", lambda to: two(to, "old"))
+    write_folder(tmp_path / "d", lambda to: two(to, "old"))
     real = os.rename
+
     def rename(a, b):
-        if str(b).endswith("/d") and not str(a).endswith("-old"): raise OSError("no")
+        if str(b).endswith("/d") and not str(a).endswith("-old"):
+            raise OSError("no")
         return real(a, b)
+
     monkeypatch.setattr(files, "_exchange", lambda a, b: False)
     monkeypatch.setattr(os, "rename", rename)
-    with pytest.raises(OSError): write_folder(tmp_path/"d", lambda to: two(to, "new"))
-    assert (tmp_path/"d"/"a").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["d"]
+    with pytest.raises(OSError):
+        write_folder(tmp_path / "d", lambda to: two(to, "new"))
+    assert (tmp_path / "d" / "a").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
 def test_of_many_writers_one_wins(tmp_path):
     won, gate = [], threading.Barrier(8)
+
     def writer(i):
         gate.wait()
-        if write_folder(tmp_path/"d", lambda to: two(to, str(i)), replace=False): won.append(str(i))
+        if write_folder(tmp_path / "d", lambda to: two(to, str(i)), replace=False):
+            won.append(str(i))
+
     threads = [threading.Thread(target=writer, args=(i,)) for i in range(8)]
-    for t in threads: t.start()
-    for t in threads: t.join()
-    assert len(won) == 1 and [(tmp_path/"d"/k).read_text() for k in "ab"] == won * 2 and [p.name for p in tmp_path.iterdir()] == ["d"]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert (
+        len(won) == 1
+        and [(tmp_path / "d" / k).read_text() for k in "ab"] == won * 2
+        and [p.name for p in tmp_path.iterdir()] == ["d"]
+    )
 
 
 def test_readers_always_see_a_whole_file(tmp_path):
     stop, seen = threading.Event(), set()
-    write_tensors(tmp_path/"t", dict(x=torch.zeros(2000)), dict(i=0))
+    write_tensors(tmp_path / "t", dict(x=torch.zeros(2000)), dict(i=0))
+
     def reader():
         while not stop.is_set():
-            t, note = read_tensors(tmp_path/"t")
+            t, note = read_tensors(tmp_path / "t")
             assert (t["x"] == note["i"]).all()
             seen.add(note["i"])
+
     thread = threading.Thread(target=reader)
     thread.start()
-    for i in range(1, 40): write_tensors(tmp_path/"t", dict(x=torch.full((2000,), float(i))), dict(i=i))
+    for i in range(1, 40):
+        write_tensors(tmp_path / "t", dict(x=torch.full((2000,), float(i))), dict(i=i))
     stop.set()
     thread.join()
     assert seen
 
 
 @settings(max_examples=40, deadline=None)
-@given(shape=st.lists(st.integers(0, 4), max_size=3), dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.uint8]), note=st.dictionaries(st.text(max_size=5), st.one_of(st.none(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5)), max_size=3))
+@given(
+    shape=st.lists(st.integers(0, 4), max_size=3),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.uint8]),
+    note=st.dictionaries(
+        st.text(max_size=5),
+        st.one_of(st.none(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5)),
+        max_size=3,
+    ),
+)
 def test_tensors_and_note_come_back(tmp_path_factory, shape, dtype, note):
-    x = (torch.randn(shape)*10).to(dtype)
-    t, back = read_tensors(write_tensors(tmp_path_factory.mktemp("t")/"x.safetensors", {"a": x, "same": x, "part": x.reshape(-1)[1:]}, note))
-    assert back == note and torch.equal(t["a"], x) and t["a"].dtype == dtype and torch.equal(t["same"], x) and torch.equal(t["part"], x.reshape(-1)[1:])
+    x = (torch.randn(shape) * 10).to(dtype)
+    t, back = read_tensors(
+        write_tensors(
+            tmp_path_factory.mktemp("t") / "x.safetensors", {"a": x, "same": x, "part": x.reshape(-1)[1:]}, note
+        )
+    )
+    assert (
+        back == note
+        and torch.equal(t["a"], x)
+        and t["a"].dtype == dtype
+        and torch.equal(t["same"], x)
+        and torch.equal(t["part"], x.reshape(-1)[1:])
+    )
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):
     from safetensors.torch import save_file
-    good = write_tensors(tmp_path/"good", dict(x=torch.arange(9.)), dict(a=1)).read_bytes()
-    for size in (0, 4, 30, len(good)-1):
-        (tmp_path/"cut").write_bytes(good[:size])
-        with pytest.raises(ValueError, match="damaged"): read_tensors(tmp_path/"cut")
-    for at in range(len(good)-36, len(good), 5):
-        (tmp_path/"bit").write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at+1:])
-        with pytest.raises(ValueError, match="checksum"): read_tensors(tmp_path/"bit")
-    save_file(dict(x=torch.zeros(2)), tmp_path/"foreign")
-    with pytest.raises(ValueError, match="no note"): read_tensors(tmp_path/"foreign")
-    with pytest.raises(FileNotFoundError): read_tensors(tmp_path/"nowhere")
+
+    good = write_tensors(tmp_path / "good", dict(x=torch.arange(9.0)), dict(a=1)).read_bytes()
+    for size in (0, 4, 30, len(good) - 1):
+        (tmp_path / "cut").write_bytes(good[:size])
+        with pytest.raises(ValueError, match="damaged"):
+            read_tensors(tmp_path / "cut")
+    for at in range(len(good) - 36, len(good), 5):
+        (tmp_path / "bit").write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        with pytest.raises(ValueError, match="checksum"):
+            read_tensors(tmp_path / "bit")
+    save_file(dict(x=torch.zeros(2)), tmp_path / "foreign")
+    with pytest.raises(ValueError, match="no note"):
+        read_tensors(tmp_path / "foreign")
+    with pytest.raises(FileNotFoundError):
+        read_tensors(tmp_path / "nowhere")
 
 
 def test_permissions_follow_the_umask(tmp_path):
     old = os.umask(0o027)
-    try: write_file(tmp_path/"f", "x"), write_folder(tmp_path/"d", lambda to: two(to, "x"))
-    finally: os.umask(old)
-    assert (tmp_path/"f").stat().st_mode & 0o777 == 0o640 and (tmp_path/"d").stat().st_mode & 0o777 == 0o750
+    try:
+        write_file(tmp_path / "f", "x"), write_folder(tmp_path / "d", lambda to: two(to, "x"))
+    finally:
+        os.umask(old)
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o640 and (tmp_path / "d").stat().st_mode & 0o777 == 0o750
 
 
 def test_a_stored_result_is_found_from_its_page_from_nbs_and_from_the_top(tmp_path, monkeypatch):
-    file = tmp_path/"nbs/papers/results/study.json"
+    file = tmp_path / "nbs/papers/results/study.json"
     file.parent.mkdir(parents=True)
     file.write_text("{}")
     for place in ("nbs/papers", "nbs", "."):
-        monkeypatch.chdir(tmp_path/place)
+        monkeypatch.chdir(tmp_path / place)
         assert stored("study.json").resolve() == file.resolve() and stored("other.json") is None
     monkeypatch.chdir(file.parent)
     assert stored("study.json") is None

@@ -1,11 +1,19 @@
 """Losses, generation and option scores against plain loops over an ordinary model call."""
+
 import pytest
 import torch
-
 from families import FAMILIES, tiny
+
 from softprompt_nb.data import Example, encode
+from softprompt_nb.engine.inference import (
+    exact_match,
+    generate,
+    loss_on,
+    score_options,
+    target_logprobs,
+    to_prompt_embeds,
+)
 from softprompt_nb.prompts import SoftPrompt
-from softprompt_nb.training.inference import exact_match, generate, loss_on, score_options, target_logprobs, to_prompt_embeds
 
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is"), Example("zz top", " q")]
 
@@ -15,7 +23,8 @@ def greedy(lm, x, steps):
     out = []
     for _ in range(steps):
         i = lm.model(inputs_embeds=x).logits[0, -1].argmax()
-        if i == lm.tokenizer.eos_token_id: break
+        if i == lm.tokenizer.eos_token_id:
+            break
         out.append(i)
         x = torch.cat([x, lm.embed(i)[None, None]], 1)
     return lm.tokenizer.decode(out, skip_special_tokens=True)
@@ -32,7 +41,19 @@ def test_generate_is_a_plain_loop(name, at):
     for t in texts:
         ids = lm.tokenizer(t)["input_ids"]
         k = {"start": 0, "before_answer": len(ids), 1: 1}[at]
-        want.append(greedy(lm, torch.cat([lm.embed(torch.tensor(ids[:k], dtype=torch.long)), p.vectors, lm.embed(torch.tensor(ids[k:], dtype=torch.long))])[None], 8))
+        want.append(
+            greedy(
+                lm,
+                torch.cat(
+                    [
+                        lm.embed(torch.tensor(ids[:k], dtype=torch.long)),
+                        p.vectors,
+                        lm.embed(torch.tensor(ids[k:], dtype=torch.long)),
+                    ]
+                )[None],
+                8,
+            )
+        )
     assert generate(lm, p, texts, 8) == want
     assert generate(lm, p, texts, 8, batch_size=1) == want
 
@@ -40,11 +61,14 @@ def test_generate_is_a_plain_loop(name, at):
 @torch.no_grad()
 def test_generate_without_prompt_and_without_text():
     lm = tiny("llama")
-    assert generate(lm, None, ["abc", "de"], 5) == [greedy(lm, lm.embed(torch.tensor(lm.tokenizer(t)["input_ids"]))[None], 5) for t in ("abc", "de")]
+    assert generate(lm, None, ["abc", "de"], 5) == [
+        greedy(lm, lm.embed(torch.tensor(lm.tokenizer(t)["input_ids"]))[None], 5) for t in ("abc", "de")
+    ]
     p = SoftPrompt.init(lm, 4)
     assert generate(lm, p, "", 5) == [greedy(lm, p.vectors[None], 5)]
     assert generate(lm, p, ["", "abc"], 5)[1] == generate(lm, p, "abc", 5)[0]
-    with pytest.raises(ValueError, match="nothing to continue"): generate(lm, None, "")
+    with pytest.raises(ValueError, match="nothing to continue"):
+        generate(lm, None, "")
 
 
 @torch.no_grad()
@@ -54,7 +78,7 @@ def test_generation_after_bos_and_with_sampling_arguments():
     ids = lm.tokenizer("abc")["input_ids"]
     want = greedy(lm, torch.cat([lm.embed(torch.tensor(ids[:1])), p.vectors, lm.embed(torch.tensor(ids[1:]))])[None], 6)
     assert generate(lm, p, ["abc"], 6) == [want]
-    assert len(generate(lm, p, ["abc", "b"], 6, do_sample=True, temperature=2., num_beams=2)) == 2
+    assert len(generate(lm, p, ["abc", "b"], 6, do_sample=True, temperature=2.0, num_beams=2)) == 2
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -67,13 +91,14 @@ def test_losses_and_option_scores_are_sums_over_a_plain_call(name):
         for i, ex in enumerate(EXAMPLES):
             e = encode(lm, ex)
             x = lm.embed(torch.tensor(e.ids))
-            if prompt is not None: x = torch.cat([p.vectors, x])
-            logp = lm.model(inputs_embeds=x[None]).logits[0].log_softmax(-1)[-len(e.ids)+e.n_input-1:-1]
-            want = logp.gather(1, torch.tensor(e.ids[e.n_input:])[:, None]).sum()
+            if prompt is not None:
+                x = torch.cat([p.vectors, x])
+            logp = lm.model(inputs_embeds=x[None]).logits[0].log_softmax(-1)[-len(e.ids) + e.n_input - 1 : -1]
+            want = logp.gather(1, torch.tensor(e.ids[e.n_input :])[:, None]).sum()
             assert abs(total[i] - want) < 1e-4 * abs(want) and count[i] == len(e.ids) - e.n_input
     loss = loss_on(lm, p, EXAMPLES)
     total, count = target_logprobs(lm, p, EXAMPLES)
-    assert abs(loss - float(-total.sum()/count.sum())) < 1e-5 and loss.n == 4
+    assert abs(loss - float(-total.sum() / count.sum())) < 1e-5 and loss.n == 4
 
 
 @pytest.mark.parametrize("at", ["start", "before_answer", 1])
@@ -82,9 +107,14 @@ def test_a_text_that_many_options_share_scores_them_as_each_alone(name, at):
     lm, texts, options = tiny(name), ["abc", "a much longer text", "q", "abc"], [" x", " yes it is", " de", " a b"]
     p, other = SoftPrompt.init(lm, 4, "gaussian", seed=3, at=at), SoftPrompt.init(lm, 2, "gaussian", seed=4, at=at)
     for prompt in (p, None, [p, other, p, other]):
-        of = prompt if isinstance(prompt, list) else [prompt]*len(texts)
-        want = torch.tensor([[target_logprobs(lm, q, [Example(t, o)], end=False)[0].item() for o in options] for q, t in zip(of, texts)])
-        for size in (3, 4, 64): assert torch.allclose(score_options(lm, prompt, texts, options, batch_size=size), want, atol=1e-4, rtol=1e-4)
+        of = prompt if isinstance(prompt, list) else [prompt] * len(texts)
+        want = torch.tensor(
+            [[target_logprobs(lm, q, [Example(t, o)], end=False)[0].item() for o in options] for q, t in zip(of, texts)]
+        )
+        for size in (3, 4, 64):
+            assert torch.allclose(
+                score_options(lm, prompt, texts, options, batch_size=size), want, atol=1e-4, rtol=1e-4
+            )
 
 
 def test_a_text_that_many_options_share_is_computed_once(monkeypatch):
@@ -95,8 +125,12 @@ def test_a_text_that_many_options_share_is_computed_once(monkeypatch):
     tokens.clear()
     text, options = "a text of some length", [f" {c}{c}" for c in "abcdefgh"]
     score_options(lm, None, [text], options)
-    spelled = [tuple(lm.tokenizer(o, add_special_tokens=False)["input_ids"][:-1]) for o in options] # a last token predicts nothing
-    assert sum(tokens) == len(lm.tokenizer(text)["input_ids"]) + len({o[:k] for o in spelled for k in range(1, len(o)+1)})
+    spelled = [
+        tuple(lm.tokenizer(o, add_special_tokens=False)["input_ids"][:-1]) for o in options
+    ]  # a last token predicts nothing
+    assert sum(tokens) == len(lm.tokenizer(text)["input_ids"]) + len(
+        {o[:k] for o in spelled for k in range(1, len(o) + 1)}
+    )
 
 
 def test_options_per_text_are_padded_with_minus_infinity():
@@ -104,9 +138,11 @@ def test_options_per_text_are_padded_with_minus_infinity():
     s = score_options(lm, None, ["ab", "cd"], [[" x", " yy"], [" z"]])
     assert s.shape == (2, 2) and s[1, 1] == -torch.inf
     assert torch.isclose(s[0, 1], target_logprobs(lm, None, [Example("ab", " yy")], end=False)[0][0])
-    assert torch.isclose(score_options(lm, None, ["ab"], [" yy"], normalize="tokens")[0, 0], s[0, 1]/3)
-    with pytest.raises(ValueError, match="one list"): score_options(lm, None, ["ab", "cd"], [[" x"]])
-    with pytest.raises(ValueError, match="normalize"): score_options(lm, None, ["ab"], [" x"], normalize="bytes")
+    assert torch.isclose(score_options(lm, None, ["ab"], [" yy"], normalize="tokens")[0, 0], s[0, 1] / 3)
+    with pytest.raises(ValueError, match="one list"):
+        score_options(lm, None, ["ab", "cd"], [[" x"]])
+    with pytest.raises(ValueError, match="normalize"):
+        score_options(lm, None, ["ab"], [" x"], normalize="bytes")
 
 
 def test_exact_match_counts_first_lines():
@@ -118,9 +154,12 @@ def test_exact_match_counts_first_lines():
 
 def test_bad_prompts_and_lengths_are_refused():
     lm, other = tiny("gpt2"), SoftPrompt(torch.zeros(3, 7))
-    with pytest.raises(ValueError, match="7 wide"): generate(lm, other, ["a"])
-    with pytest.raises(ValueError, match="limit of 128"): generate(lm, SoftPrompt.init(lm, 50), ["a" * 70], 20)
-    with pytest.raises(ValueError, match="no examples"): loss_on(lm, None, [])
+    with pytest.raises(ValueError, match="7 wide"):
+        generate(lm, other, ["a"])
+    with pytest.raises(ValueError, match="limit of 128"):
+        generate(lm, SoftPrompt.init(lm, 50), ["a" * 70], 20)
+    with pytest.raises(ValueError, match="no examples"):
+        loss_on(lm, None, [])
 
 
 @torch.no_grad()

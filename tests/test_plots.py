@@ -1,78 +1,138 @@
 """One thing has one colour, wherever and in whatever order it is drawn."""
+
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from softprompt_nb.evaluation.calibration import Calibration, told_apart
-from softprompt_nb.evaluation.distance import Ladder
-from softprompt_nb.evaluation.figures import plot_families, plot_ladder, plot_saturation, plot_vectors_worth
-from softprompt_nb.evaluation.format_plots import plot_curves
-from softprompt_nb.evaluation.study import readings
-from softprompt_nb.plots import COLORS, SERIES, THINGS, color_of
+from softprompt_nb.evaluation.distance.figures import plot_families, plot_ladder, plot_saturation, plot_vectors_worth
+from softprompt_nb.evaluation.distance.measures import Ladder
+from softprompt_nb.evaluation.formats.pictures import plot_curves
+from softprompt_nb.plots import COLORS, COLORS_OF, SERIES, color_of
+from softprompt_nb.studies.calibration import Calibration, told_apart
+from softprompt_nb.studies.distance import readings
 
-import pandas as pd
+GROUPS = [
+    ("repetition", "skipping", "pathfinding", "chess", "detuning", "planted", "examples", "text"),
+    ("true", "shuffled", "random"),
+    ("code", "guardian", "wheel"),
+    ("soft prompt", "true instruction", "few-shot", "nothing", "translator", "InSPEcT", "retrieval", "shuffled"),
+    ("PEZ", "GCG", "RLPrompt", "greedy coordinate", "random search", "hand"),
+]
 
-GROUPS = [("repetition", "skipping", "pathfinding", "chess", "detuning", "planted", "examples", "text"), ("true", "shuffled", "random"), ("code", "guardian", "wheel"),
-          ("soft prompt", "true instruction", "few-shot", "nothing", "translator", "InSPEcT", "retrieval", "shuffled"), ("PEZ", "GCG", "RLPrompt", "greedy coordinate", "random search", "hand")]
 
-
-def lad(family, end=.5, seed=0, n=12): return Ladder(f"{family} {end}", "made up", (0, 1, 4), np.array([3., 1., end])[None, :, None] + np.random.default_rng(seed).normal(0, .05, (2, 3, n)), np.ones(n), (0, 1), family=family)
+def lad(family, end=0.5, seed=0, n=12):
+    return Ladder(
+        f"{family} {end}",
+        "made up",
+        (0, 1, 4),
+        np.array([3.0, 1.0, end])[None, :, None] + np.random.default_rng(seed).normal(0, 0.05, (2, 3, n)),
+        np.ones(n),
+        (0, 1),
+        family=family,
+    )
 
 
 @pytest.mark.parametrize("names", GROUPS)
-def test_what_is_compared_with_each_other_differs_in_colour(names): assert len({color_of(n) for n in names}) == len(names)
+def test_what_is_compared_with_each_other_differs_in_colour(names):
+    assert len({color_of(n) for n in names}) == len(names)
 
 
 def test_a_name_without_a_colour_takes_the_next_of_the_palette():
-    assert [color_of(f"x{i}", i) for i in range(len(SERIES))] == list(SERIES) and color_of("chess", 5) == THINGS["chess"] and set(THINGS.values()) <= {*SERIES, *COLORS.values()}
+    assert (
+        [color_of(f"x{i}", i) for i in range(len(SERIES))] == list(SERIES)
+        and color_of("chess", 5) == COLORS_OF["chess"]
+        and set(COLORS_OF.values()) <= {*SERIES, *COLORS.values()}
+    )
 
 
 @pytest.mark.parametrize("plot", [plot_saturation, plot_families])
 def test_a_family_keeps_its_colour_and_its_ladders_differ(plot):
-    some = [lad("chess"), lad("skipping"), lad("chess", .4)]
+    some = [lad("chess"), lad("skipping"), lad("chess", 0.4)]
     a, b = plot(some).lines, plot(some[::-1]).lines
-    assert [to_hex(l.get_color()) for l in a] == [to_hex(l.get_color()) for l in b][::-1] == [THINGS["chess"], THINGS["skipping"], THINGS["chess"]]
+    assert (
+        [to_hex(l.get_color()) for l in a]
+        == [to_hex(l.get_color()) for l in b][::-1]
+        == [COLORS_OF["chess"], COLORS_OF["skipping"], COLORS_OF["chess"]]
+    )
     assert a[0].get_linestyle() != a[2].get_linestyle()
 
 
 def test_single_ladders_and_vectors():
-    assert to_hex(plot_ladder(lad("skipping")).lines[-1].get_color()) == THINGS["skipping"]
-    t = pd.DataFrame(dict(vector=[1, 2], loss=[1., 2.], low=[.9, 1.8], high=[1.2, 2.1], items=[5, 5], all=[.8, .8]))
+    assert to_hex(plot_ladder(lad("skipping")).lines[-1].get_color()) == COLORS_OF["skipping"]
+    t = pd.DataFrame(
+        dict(vector=[1, 2], loss=[1.0, 2.0], low=[0.9, 1.8], high=[1.2, 2.1], items=[5, 5], all=[0.8, 0.8])
+    )
     assert "5 items" in plot_vectors_worth(t).get_legend_handles_labels()[1][1]
 
 
 def test_curves_name_every_line_and_count_their_vectors():
-    t = pd.DataFrame([dict(answers="true", n=n, step=s, FF=.5, FF_low=.4, FF_high=.6, KA_star=.5, KA_star_low=.4, KA_star_high=.6) for n in (1, 10) for s in (0, 10)])
-    axs = plot_curves(t, by="n", lines=dict(FF=.4)) # a line that only the first panel has, and the legend stands at the last
-    assert [x.get_text() for x in axs[-1].get_legend().get_texts()] == ["1 vector", "10 vectors", "instruction, no prompt"]
+    t = pd.DataFrame(
+        [
+            dict(
+                answers="true",
+                n=n,
+                step=s,
+                FF=0.5,
+                FF_low=0.4,
+                FF_high=0.6,
+                KA_star=0.5,
+                KA_star_low=0.4,
+                KA_star_high=0.6,
+            )
+            for n in (1, 10)
+            for s in (0, 10)
+        ]
+    )
+    axs = plot_curves(
+        t, by="n", lines=dict(FF=0.4)
+    )  # a line that only the first panel has, and the legend stands at the last
+    assert [x.get_text() for x in axs[-1].get_legend().get_texts()] == [
+        "1 vector",
+        "10 vectors",
+        "instruction, no prompt",
+    ]
 
 
 def test_the_gap_of_a_family_is_the_one_that_is_drawn():
-    l = lad("chess", .4)
-    own, common = (plot_families([l], floor=f).get_legend().get_texts()[0].get_text() for f in (None, 0.))
+    l = lad("chess", 0.4)
+    own, common = (plot_families([l], floor=f).get_legend().get_texts()[0].get_text() for f in (None, 0.0))
     assert f"gap {l.gap().value:.2f} nats" in own and f"gap {l.mean[0]:.2f} nats" in common
 
 
 def test_sizes_beyond_the_ladder_are_drawn_above_it():
     from softprompt_nb.lab.planted import FREQUENCIES
+
     tags = sorted(FREQUENCIES, key=FREQUENCIES.get)
-    lads = {("code", t): lad("planted", end, i) for i, (t, end) in enumerate(zip(tags, (.2, .4, .6, .97, .99)))}
+    lads = {("code", t): lad("planted", end, i) for i, (t, end) in enumerate(zip(tags, (0.2, 0.4, 0.6, 0.97, 0.99)))}
     cal = Calibration(lads, pd.DataFrame([dict(skill="code", name=t, share=FREQUENCIES[t]) for t in tags]))
-    for reading in ("S", "C90", "area", "C(.5)"): assert max(y for l in cal.plot(reading).lines for y in np.atleast_1d(l.get_ydata())) <= 16
+    for reading in ("S", "C90", "area", "C(.5)"):
+        assert max(y for l in cal.plot(reading).lines for y in np.atleast_1d(l.get_ydata())) <= 16
     assert [t.get_text() for t in cal.plot("S").get_yticklabels()] == ["0", "1", "4", ">4"]
-    with pytest.raises(ValueError, match="reading='X'"): cal.plot("X")
+    with pytest.raises(ValueError, match="reading='X'"):
+        cal.plot("X")
 
 
 def test_ladders_are_told_apart_on_the_same_items_only():
-    d = told_apart(lad("code", .9), lad("code", .2, 1))
+    d = told_apart(lad("code", 0.9), lad("code", 0.2, 1))
     assert d.low > 0 and d.n == 12 and d.low <= d.value <= d.high
-    with pytest.raises(ValueError, match="12 and 11 items"): told_apart(lad("code"), lad("code", n=11))
-    with pytest.raises(ValueError, match="reading='X'"): told_apart(lad("code"), lad("code"), "X")
-    with pytest.raises(ValueError, match="n=2: this ladder has the sizes 0, 1, 4"): lad("code").accessibility(2)
+    with pytest.raises(ValueError, match="12 and 11 items"):
+        told_apart(lad("code"), lad("code", n=11))
+    with pytest.raises(ValueError, match="reading='X'"):
+        told_apart(lad("code"), lad("code"), "X")
+    with pytest.raises(ValueError, match="n=2: this ladder has the sizes 0, 1, 4"):
+        lad("code").accessibility(2)
 
 
 def test_readings_hold_counts_and_intervals():
-    t = readings([lad("chess"), Ladder.from_losses({0: 3., 1: 1., 4: .9}, "published")]).set_index("name")
+    t = readings([lad("chess"), Ladder.from_losses({0: 3.0, 1: 1.0, 4: 0.9}, "published")]).set_index("name")
     r = lad("chess").saturation()
-    assert t.loc["chess 0.5", ["items", "seeds"]].tolist() == [12, 2] and t.loc["chess 0.5", "S"] == f"{r.label} [{r._word(r.low)}, {r._word(r.high)}]"
-    assert t.loc["published", "S"] == ">4" and " [" in t.loc["chess 0.5", "area"] and " [" not in t.loc["published", "area"]
+    assert (
+        t.loc["chess 0.5", ["items", "seeds"]].tolist() == [12, 2]
+        and t.loc["chess 0.5", "S"] == f"{r.label} [{r._word(r.low)}, {r._word(r.high)}]"
+    )
+    assert (
+        t.loc["published", "S"] == ">4"
+        and " [" in t.loc["chess 0.5", "area"]
+        and " [" not in t.loc["published", "area"]
+    )

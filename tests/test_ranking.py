@@ -1,4 +1,5 @@
 "Rank agreement against scipy; curves whose figures are known; the study through the store."
+
 import math
 import re
 
@@ -8,16 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from softprompt_nb.evaluation.format_curve import FormatCurve, checkpoints_for, format_curve, prompts_at
-from softprompt_nb.evaluation.format_study import LAB_PAIRS, FormatConfig, FormatStudy, named_benchmark, paper_configs, study_configs
-from softprompt_nb.evaluation.lab_benchmarks import lab_benchmark
-from softprompt_nb.evaluation.ranking import _rho, _tau, agreement_difference, rank_agreement
-from softprompt_nb.lm import load_lm
+from softprompt_nb.evaluation.formats.curve import FormatCurve, checkpoints_for, format_curve, prompts_at
+from softprompt_nb.evaluation.formats.lab_benchmarks import lab_benchmark
+from softprompt_nb.evaluation.formats.ranking import _rho, _tau, agreement_difference, rank_agreement
+from softprompt_nb.experiments.runs import RunStore, content_hash
+from softprompt_nb.experiments.sweep import sweep
+from softprompt_nb.load import load_lm
 from softprompt_nb.measure import proportion
-from softprompt_nb.training.runs import RunStore, content_hash
-from softprompt_nb.training.sweep import sweep
+from softprompt_nb.studies.format import (
+    LAB_PAIRS,
+    FormatConfig,
+    FormatStudy,
+    named_benchmark,
+    paper_configs,
+    study_configs,
+)
 
-scores = st.integers(3, 9).flatmap(lambda k: st.tuples(*[st.lists(st.integers(0, 5), min_size=k, max_size=k)]*2))
+scores = st.integers(3, 9).flatmap(lambda k: st.tuples(*[st.lists(st.integers(0, 5), min_size=k, max_size=k)] * 2))
 
 
 @settings(deadline=None)
@@ -27,8 +35,13 @@ def test_tau_and_rho_are_scipys(pair):
     constant = len(set(pair[0])) == 1 or len(set(pair[1])) == 1
     tau, none = _tau(a, b)
     assert none == constant and _rho(a, b)[1] == constant
-    if constant: assert tau == 0 == _rho(a, b)[0]
-    else: assert abs(tau - stats.kendalltau(a, b, variant="b").statistic) < 1e-12 and abs(_rho(a, b)[0] - stats.spearmanr(a, b).statistic) < 1e-12
+    if constant:
+        assert tau == 0 == _rho(a, b)[0]
+    else:
+        assert (
+            abs(tau - stats.kendalltau(a, b, variant="b").statistic) < 1e-12
+            and abs(_rho(a, b)[0] - stats.spearmanr(a, b).statistic) < 1e-12
+        )
     assert (_tau(np.stack([a, b]), np.stack([b, b]))[0] == [_tau(a, b)[0], _tau(b, b)[0]]).all()
 
 
@@ -38,45 +51,72 @@ def draw(p, n, seed):
 
 
 def test_agreement_by_plain_loops():
-    base, post = draw(np.linspace(.2, .7, 6), 80, 0), draw(np.linspace(.3, .9, 6), 80, 1)
+    base, post = draw(np.linspace(0.2, 0.7, 6), 80, 0), draw(np.linspace(0.3, 0.9, 6), 80, 1)
     a = rank_agreement(base, post, draws=200, seed=3)
     x, y = ([v.mean() for v in s.values()] for s in (base, post))
-    assert abs(a.tau - stats.kendalltau(x, y).statistic) < 1e-12 and abs(a.rho - stats.spearmanr(x, y).statistic) < 1e-12
-    for k, m in enumerate(base): assert abs(a.jackknife[m] - stats.kendalltau(np.delete(x, k), np.delete(y, k)).statistic) < 1e-12
+    assert (
+        abs(a.tau - stats.kendalltau(x, y).statistic) < 1e-12 and abs(a.rho - stats.spearmanr(x, y).statistic) < 1e-12
+    )
+    for k, m in enumerate(base):
+        assert abs(a.jackknife[m] - stats.kendalltau(np.delete(x, k), np.delete(y, k)).statistic) < 1e-12
     pick = np.random.default_rng(3).integers(0, 80, (200, 80))
-    loop = [stats.kendalltau([v[p].mean() for v in base.values()], [v[p].mean() for v in post.values()]).statistic for p in pick]
-    assert np.allclose(a.draws, np.nan_to_num(loop)) and abs(a.tau.low - np.quantile(a.draws, .025)) < 1e-12
+    loop = [
+        stats.kendalltau([v[p].mean() for v in base.values()], [v[p].mean() for v in post.values()]).statistic
+        for p in pick
+    ]
+    assert np.allclose(a.draws, np.nan_to_num(loop)) and abs(a.tau.low - np.quantile(a.draws, 0.025)) < 1e-12
     assert a.top1 == (np.argmax(x) == np.argmax(y)) and "15 pairs" in repr(a)
 
 
 def test_ties_at_the_top_share():
     a = rank_agreement(dict(a=[1, 1], b=[1, 1], c=[0, 0]), dict(a=[1, 1], b=[0, 0], c=[0, 1]), draws=5)
-    assert a.top1 == .5
+    assert a.top1 == 0.5
 
 
 def test_scores_without_an_order_predict_nothing_and_say_so():
-    same, post = {f"m{k}": [0.]*20 for k in range(4)}, draw([.1, .4, .6, .9], 20, 0)
+    same, post = {f"m{k}": [0.0] * 20 for k in range(4)}, draw([0.1, 0.4, 0.6, 0.9], 20, 0)
     a = rank_agreement(same, post, draws=50)
     assert a.tau == 0 and a.undefined == 1 and "no order in 100%" in repr(a)
     gain = agreement_difference(post, same, post, draws=50)
-    assert gain == 1 and gain.low > .5
+    assert gain == 1 and gain.low > 0.5
 
 
 def test_benchmarks_are_averaged_as_a_leaderboard_does():
-    base, post = ({b: draw(np.linspace(.2, .8, 5), 60, s + k) for k, b in enumerate("xy")} for s in (0, 10))
+    base, post = ({b: draw(np.linspace(0.2, 0.8, 5), 60, s + k) for k, b in enumerate("xy")} for s in (0, 10))
     a = rank_agreement(base, post, draws=20)
     x, y = ([np.mean([s[b][m].mean() for b in s]) for m in base["x"]] for s in (base, post))
     assert list(a.table.index) == ["x", "y", "mean of all"] and abs(a.tau - stats.kendalltau(x, y).statistic) < 1e-12
-    assert abs(float(a.table.tau["y"]) - stats.kendalltau([v.mean() for v in base["y"].values()], [v.mean() for v in post["y"].values()]).statistic) < 1e-12
-    assert rank_agreement({m: proportion(v > 0) for m, v in base["x"].items()}, post["x"], 5).tau == rank_agreement(base["x"], post["x"], 5).tau
+    assert (
+        abs(
+            float(a.table.tau["y"])
+            - stats.kendalltau([v.mean() for v in base["y"].values()], [v.mean() for v in post["y"].values()]).statistic
+        )
+        < 1e-12
+    )
+    assert (
+        rank_agreement({m: proportion(v > 0) for m, v in base["x"].items()}, post["x"], 5).tau
+        == rank_agreement(base["x"], post["x"], 5).tau
+    )
 
 
 good = dict(a=[1, 0], b=[0, 0], c=[1, 1])
-@pytest.mark.parametrize("base, post, message", [
-    ({}, good, "no scores"), (dict(a=[1], b=[0]), dict(a=[1], b=[0]), "at least 3"), (good, dict(a=[1], b=[1], d=[1]), "other models"), (good, dict(x=good), "One side is given by benchmark"),
-    (dict(a=[1, 0], b=[0], c=[1, 1]), good, "different numbers of items"), (dict(x=good), dict(y=good), "benchmarks differ"), (good, dict(good, a=[math.nan, 1]), "finite")])
+
+
+@pytest.mark.parametrize(
+    "base, post, message",
+    [
+        ({}, good, "no scores"),
+        (dict(a=[1], b=[0]), dict(a=[1], b=[0]), "at least 3"),
+        (good, dict(a=[1], b=[1], d=[1]), "other models"),
+        (good, dict(x=good), "One side is given by benchmark"),
+        (dict(a=[1, 0], b=[0], c=[1, 1]), good, "different numbers of items"),
+        (dict(x=good), dict(y=good), "benchmarks differ"),
+        (good, dict(good, a=[math.nan, 1]), "finite"),
+    ],
+)
 def test_bad_scores_are_refused(base, post, message):
-    with pytest.raises(ValueError, match=message): rank_agreement(base, post)
+    with pytest.raises(ValueError, match=message):
+        rank_agreement(base, post)
 
 
 def planted(ff, known, items=60):
@@ -86,64 +126,137 @@ def planted(ff, known, items=60):
 
 def test_figures_of_a_planted_curve():
     rise = {0: 0, 10: 30, 20: 58, 40: 60}
-    c = FormatCurve("m", "b", {(a, n, s, step): planted(ff, 2 + (a == "true" and step == 40)) for a in ("true", "shuffled") for n in (10,) for s in (0, 1) for step, ff in rise.items()})
-    assert c.saturation() == 20 and c.saturation(share=.4) == 10 and c.saturation().low <= 20 <= c.saturation().high and c.saturation().seeds == (0, 1)
-    assert abs(c.moved() - .25) < 1e-12 and c.moved(answers="shuffled") == 0 and c.moved(end=20) == 0 and abs(c.beyond_format() - .25) < 1e-12 and c.beyond_format(step=20) == 0
-    slope = np.polyfit(np.log2([10, 20, 40]), [.5, .5, .75], 1)[0]
-    assert abs(c.flatness() - slope) < 1e-12 and abs(c.flatness(answers="shuffled") - 0) < 1e-12 and c.flatness().low <= slope <= c.flatness().high
+    c = FormatCurve(
+        "m",
+        "b",
+        {
+            (a, n, s, step): planted(ff, 2 + (a == "true" and step == 40))
+            for a in ("true", "shuffled")
+            for n in (10,)
+            for s in (0, 1)
+            for step, ff in rise.items()
+        },
+    )
+    assert (
+        c.saturation() == 20
+        and c.saturation(share=0.4) == 10
+        and c.saturation().low <= 20 <= c.saturation().high
+        and c.saturation().seeds == (0, 1)
+    )
+    assert (
+        abs(c.moved() - 0.25) < 1e-12
+        and c.moved(answers="shuffled") == 0
+        and c.moved(end=20) == 0
+        and abs(c.beyond_format() - 0.25) < 1e-12
+        and c.beyond_format(step=20) == 0
+    )
+    slope = np.polyfit(np.log2([10, 20, 40]), [0.5, 0.5, 0.75], 1)[0]
+    assert (
+        abs(c.flatness() - slope) < 1e-12
+        and abs(c.flatness(answers="shuffled") - 0) < 1e-12
+        and c.flatness().low <= slope <= c.flatness().high
+    )
     t = c.table().set_index(["answers", "step"])
-    assert abs(t.loc[("true", 20), "FF"] - 58/60) < 1e-12 and math.isnan(t.loc[("true", 0), "KA"]) and (t.seeds == 2).all()
+    assert (
+        abs(t.loc[("true", 20), "FF"] - 58 / 60) < 1e-12
+        and math.isnan(t.loc[("true", 0), "KA"])
+        and (t.seeds == 2).all()
+    )
     assert math.isnan(FormatCurve("m", "b", {("true", 1, 0, s): planted(0, 1) for s in (0, 1)}).saturation())
-    for bad, message in ((lambda: c.moved(end=33), "Step 33"), (lambda: c.at("true", 3, 0), "No measurement"), (lambda: c.saturation(n=4), "n=4"), (lambda: c.flatness("x"), "metric='x'"), (lambda: c.beyond_format(control="random"), "no such answers")):
-        with pytest.raises(ValueError, match=re.escape(message)): bad()
+    for bad, message in (
+        (lambda: c.moved(end=33), "Step 33"),
+        (lambda: c.at("true", 3, 0), "No measurement"),
+        (lambda: c.saturation(n=4), "n=4"),
+        (lambda: c.flatness("x"), "metric='x'"),
+        (lambda: c.beyond_format(control="random"), "no such answers"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            bad()
 
 
 @given(steps=st.lists(st.integers(0, 200), min_size=1, max_size=6).filter(lambda s: max(s) > 0))
 def test_checkpoints_meet_all_steps(steps):
     k = checkpoints_for(steps)
-    assert set(steps) <= {0} | {round(i*max(steps)/k) for i in range(1, k+1)}
+    assert set(steps) <= {0} | {round(i * max(steps) / k) for i in range(1, k + 1)}
 
 
 def test_a_curve_on_the_lab_is_single_tunings():
-    from softprompt_nb.evaluation.knowledge import format_and_knowledge
+    from softprompt_nb.evaluation.formats.knowledge import format_and_knowledge
     from softprompt_nb.prompts import SoftPrompt
     from softprompt_nb.training.tuning import tune
+
     lm, b = load_lm("lab-instruct-s"), lab_benchmark("quoted", test=16, train=64)
     c = format_curve(lm, b, (0, 4, 12), (2, 10), ("true", "shuffled"), progress=False)
-    assert set(c.groups()) == {("true", 2), ("true", 10), ("shuffled", 10)} and c.instruction.way == "instruction" and len(c.table()) == 9
-    run = tune(lm, SoftPrompt.init(lm, 10), b.examples(answers="shuffled"), steps=12, checkpoints=checkpoints_for((0, 4, 12)), progress=False)
+    assert (
+        set(c.groups()) == {("true", 2), ("true", 10), ("shuffled", 10)}
+        and c.instruction.way == "instruction"
+        and len(c.table()) == 9
+    )
+    run = tune(
+        lm,
+        SoftPrompt.init(lm, 10),
+        b.examples(answers="shuffled"),
+        steps=12,
+        checkpoints=checkpoints_for((0, 4, 12)),
+        progress=False,
+    )
     one = format_and_knowledge(lm, prompts_at(run, [12])[12], b)
-    assert (c.at("shuffled", 10, 12)[0] == one.records.formed.to_numpy(float)).mean() > .9
+    assert (c.at("shuffled", 10, 12)[0] == one.records.formed.to_numpy(float)).mean() > 0.9
     assert (c.at("true", 10, 0) == c.at("shuffled", 10, 0)).all()
-    with pytest.raises(ValueError, match="no checkpoint at step 5"): prompts_at(run, [5])
-    for kw, message in ((dict(steps=(0,)), "at least one above 0"), (dict(sizes=(0,)), "sizes="), (dict(answers=("x",)), "answers='x'")):
-        with pytest.raises(ValueError, match=message): format_curve(lm, b, **kw)
+    with pytest.raises(ValueError, match="no checkpoint at step 5"):
+        prompts_at(run, [5])
+    for kw, message in (
+        (dict(steps=(0,)), "at least one above 0"),
+        (dict(sizes=(0,)), "sizes="),
+        (dict(answers=("x",)), "answers='x'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            format_curve(lm, b, **kw)
 
 
 def test_a_study_goes_through_the_store_once_and_comes_back(tmp_path):
     pairs = {"lab-instruct-s": "lab-instruct-s"}
     cells = study_configs(pairs, ["lab:quoted"], steps=(0, 8), controls=(), test=8, train=32)
-    store = RunStore(tmp_path/"runs")
+    store = RunStore(tmp_path / "runs")
     done = sweep(cells, store, workers=0, progress=False)
-    assert len(done.done) == 4 and not done.failed # the model is its own post-trained version here, so one of the five cells is there twice
+    assert (
+        len(done.done) == 4 and not done.failed
+    )  # the model is its own post-trained version here, so one of the five cells is there twice
     again = sweep(cells, store, workers=0, progress=False)
     assert len(again.there) == 4 and not again.done
     s = FormatStudy.from_store(store, cells, pairs)
     r = store[cells[-1]]
-    assert abs(s.grid("FF", "soft").iloc[0, 0] - r.metrics["FF"]) < 1e-12 and r.prompt(load_lm("lab-instruct-s")).n == 10 and r.history.step.tolist() == [0, 8] and len(r.info["replies"]) == 8
-    back = FormatStudy.load(s.save(tmp_path/"s.json"))
-    for a, b in zip(s.cells, back.cells): assert (a["bits"] == b["bits"]).all() and {k: v for k, v in a.items() if k != "bits"} == {k: v for k, v in b.items() if k != "bits"}
+    assert (
+        abs(s.grid("FF", "soft").iloc[0, 0] - r.metrics["FF"]) < 1e-12
+        and r.prompt(load_lm("lab-instruct-s")).n == 10
+        and r.history.step.tolist() == [0, 8]
+        and len(r.info["replies"]) == 8
+    )
+    back = FormatStudy.load(s.save(tmp_path / "s.json"))
+    for a, b in zip(s.cells, back.cells):
+        assert (a["bits"] == b["bits"]).all() and {k: v for k, v in a.items() if k != "bits"} == {
+            k: v for k, v in b.items() if k != "bits"
+        }
     assert back.curve("lab-instruct-s", "lab:quoted").steps("true", 10) == [0, 8]
-    with pytest.raises(ValueError, match="at least 3"): s.agreements()
-    with pytest.raises(ValueError, match="has a record yet"): FormatStudy.from_store(store, [FormatConfig(test=9)])
-    (tmp_path/"x.json").write_text("{}")
-    with pytest.raises(ValueError, match="no saved study"): FormatStudy.load(tmp_path/"x.json")
+    with pytest.raises(ValueError, match="at least 3"):
+        s.agreements()
+    with pytest.raises(ValueError, match="has a record yet"):
+        FormatStudy.from_store(store, [FormatConfig(test=9)])
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(ValueError, match="no saved study"):
+        FormatStudy.load(tmp_path / "x.json")
 
 
 def test_configurations_of_the_lab_and_of_the_paper():
     cells, paper = study_configs(), paper_configs()
-    assert len({content_hash(c) for c in cells}) == len(cells) == len(LAB_PAIRS)*7*6 and len(LAB_PAIRS) >= 7
-    assert all(c.n == 10 and max(c.steps) == 80 and c.batch_size == 8 and c.train == 640 for c in paper if c.way == "soft") and len({c.model for c in paper}) == 14 and len({c.benchmark for c in paper}) == 7
+    assert len({content_hash(c) for c in cells}) == len(cells) == len(LAB_PAIRS) * 7 * 6 and len(LAB_PAIRS) >= 7
+    assert (
+        all(c.n == 10 and max(c.steps) == 80 and c.batch_size == 8 and c.train == 640 for c in paper if c.way == "soft")
+        and len({c.model for c in paper}) == 14
+        and len({c.benchmark for c in paper}) == 7
+    )
     for change, message in ((dict(way="x"), "way='x'"), (dict(steps=()), "steps=")):
-        with pytest.raises(ValueError, match=message): FormatConfig(**change)
-    with pytest.raises(ValueError, match="unknown form"): named_benchmark("lab:poem")
+        with pytest.raises(ValueError, match=message):
+            FormatConfig(**change)
+    with pytest.raises(ValueError, match="unknown form"):
+        named_benchmark("lab:poem")

@@ -1,8 +1,8 @@
 """Names of configurations, records that are whole and what was written, and stores that others write to as well."""
+
 import json
 import shutil
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,38 +17,54 @@ from hypothesis import strategies as st
 from toys import Trouble, Walk, double
 
 from softprompt_nb.data import Example
+from softprompt_nb.experiments.configs import TuneConfig
+from softprompt_nb.experiments.runs import Result, RunStore, content_hash
+from softprompt_nb.experiments.sweep import Serial, sweep
 from softprompt_nb.measure import over_runs
 from softprompt_nb.prompts import SoftPrompt
-from softprompt_nb.training import configs, runs as module
+from softprompt_nb.experiments import configs
 from softprompt_nb.training import tuning
-from softprompt_nb.training.configs import TuneConfig
-from softprompt_nb.training.runs import Result, RunStore, content_hash
-from softprompt_nb.training.sweep import Serial, sweep
+from softprompt_nb.experiments import runs as module
 
 
 @dataclass(frozen=True)
 class Any:
     value: object = None
     device: object = field(default=None, compare=False)
-    def run(self, work): return Result(dict(x=1))
+
+    def run(self, work):
+        return Result(dict(x=1))
 
 
-class Newer(Any): version = 2
+class Newer(Any):
+    version = 2
 
 
-class Other(Any): pass
+class Other(Any):
+    pass
 
 
-plain = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
-                     lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=3).filter(lambda k: not k.startswith("@")), v, max_size=3) | st.builds(Example, v, v), max_leaves=8)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
+    lambda v: (
+        st.lists(v, max_size=3)
+        | st.dictionaries(st.text(max_size=3).filter(lambda k: not k.startswith("@")), v, max_size=3)
+        | st.builds(Example, v, v)
+    ),
+    max_leaves=8,
+)
 
 
 def same(a, b):
     "Python's equality, but that truth values are no numbers, and that a tuple is the list of its items."
-    if isinstance(a, bool) or isinstance(b, bool): return a is b
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, dict) and isinstance(b, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, Example) and isinstance(b, Example): return same(a.input, b.input) and same(a.target, b.target)
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, Example) and isinstance(b, Example):
+        return same(a.input, b.input) and same(a.target, b.target)
     return type(a) in (int, float) and type(b) in (int, float) and a == b or type(a) is type(b) and a == b
 
 
@@ -62,10 +78,14 @@ def test_names_are_equal_exactly_for_equal_configurations(a, b):
 @given(plain)
 def test_names_survive_a_way_through_json_and_reordering(v):
     def turned(v):
-        if isinstance(v, dict): return {k: turned(v[k]) for k in reversed(v)}
-        if isinstance(v, (list, tuple)): return tuple(turned(x) for x in v)
-        if isinstance(v, Example): return Example(turned(v.input), turned(v.target))
+        if isinstance(v, dict):
+            return {k: turned(v[k]) for k in reversed(v)}
+        if isinstance(v, (list, tuple)):
+            return tuple(turned(x) for x in v)
+        if isinstance(v, Example):
+            return Example(turned(v.input), turned(v.target))
         return float(v) if type(v) is int and abs(v) < 2**53 else v
+
     assert content_hash(Any(turned(v))) == content_hash(Any(v))
     written = module.plain_config(Any(v))
     assert json.loads(json.dumps(written)) == written
@@ -73,49 +93,88 @@ def test_names_survive_a_way_through_json_and_reordering(v):
 
 def test_what_takes_part_in_a_name():
     a = content_hash(Any(1))
-    assert a == content_hash(Any(1.)) == content_hash(Any(np.int64(1))) == content_hash(Any(1, device="cuda"))
+    assert a == content_hash(Any(1.0)) == content_hash(Any(np.int64(1))) == content_hash(Any(1, device="cuda"))
     assert len({a, *map(content_hash, (Any(True), Any("1"), Any([1]), Newer(1), Other(1)))}) == 6
-    assert content_hash(Any(Path("a")/"b")) == content_hash(Any("a/b")) and content_hash(Any(-0.)) == content_hash(Any(0))
-    assert content_hash(Any(double)) != content_hash(Any(json.dumps)) and content_hash(Any(float("inf"))) != content_hash(Any(float("-inf")))
+    assert content_hash(Any(Path("a") / "b")) == content_hash(Any("a/b")) and content_hash(Any(-0.0)) == content_hash(
+        Any(0)
+    )
+    assert content_hash(Any(double)) != content_hash(Any(json.dumps)) and content_hash(
+        Any(float("inf"))
+    ) != content_hash(Any(float("-inf")))
 
 
 def test_a_name_is_for_ever():
     "Stores that exist already are found again only while this holds."
-    assert content_hash(Walk(3, 7)) == "44cfafa89a443480" and content_hash(Any([1.5, None, True, "é", dict(b=2, a=Example("x", " y")), double])) == "b4b0df062f55a175"
+    assert (
+        content_hash(Walk(3, 7)) == "44cfafa89a443480"
+        and content_hash(Any([1.5, None, True, "é", dict(b=2, a=Example("x", " y")), double])) == "b4b0df062f55a175"
+    )
 
 
-@pytest.mark.parametrize("bad, said", [(lambda: 0, "<lambda>"), (torch.zeros(2), "Tensor"), (np.zeros(2), "ndarray"), ({1, 2}, "set"), (float("nan"), "NaN"), ({1: 2}, "key 1"), ({"@x": 1}, "'@x'"),
-                                       (SimpleNamespace(), "SimpleNamespace"), (b"x", "bytes"), (torch.float32, "dtype"), (Trouble().run, "method")])
+@pytest.mark.parametrize(
+    "bad, said",
+    [
+        (lambda: 0, "<lambda>"),
+        (torch.zeros(2), "Tensor"),
+        (np.zeros(2), "ndarray"),
+        ({1, 2}, "set"),
+        (float("nan"), "NaN"),
+        ({1: 2}, "key 1"),
+        ({"@x": 1}, "'@x'"),
+        (SimpleNamespace(), "SimpleNamespace"),
+        (b"x", "bytes"),
+        (torch.float32, "dtype"),
+        (Trouble().run, "method"),
+    ],
+)
 def test_what_has_no_name_is_refused_with_the_field(bad, said):
-    for v, where in ((bad, "'value'"), ([0, bad], "'value'[1]"), (dict(k=bad), "'value'['k']"), (Example("", bad), "'value'.target")):
-        with pytest.raises(ValueError) as e: content_hash(Any(v))
+    for v, where in (
+        (bad, "'value'"),
+        ([0, bad], "'value'[1]"),
+        (dict(k=bad), "'value'['k']"),
+        (Example("", bad), "'value'.target"),
+    ):
+        with pytest.raises(ValueError) as e:
+            content_hash(Any(v))
         assert f"The field {where}" in str(e.value) and said in str(e.value)
 
 
 def test_functions_are_named_by_where_they_are_found(monkeypatch):
-    def inner(): pass
-    with pytest.raises(ValueError, match="%%writefile"): content_hash(Any(inner))
+    def inner():
+        pass
+
+    with pytest.raises(ValueError, match="%%writefile"):
+        content_hash(Any(inner))
     monkeypatch.setattr(double, "__module__", "__main__")
-    with pytest.raises(ValueError, match="no other process can import it"): content_hash(Any(double))
+    with pytest.raises(ValueError, match="no other process can import it"):
+        content_hash(Any(double))
 
 
 def test_what_is_no_configuration_is_refused():
     @dataclass
     class Soft:
-        def run(self, work): pass
+        def run(self, work):
+            pass
+
     for bad in (7, Any, Example("a", " b"), dict(n=1)):
-        with pytest.raises(ValueError, match="is no configuration"): content_hash(bad)
-    with pytest.raises(ValueError, match="frozen=True"): content_hash(Soft())
+        with pytest.raises(ValueError, match="is no configuration"):
+            content_hash(bad)
+    with pytest.raises(ValueError, match="frozen=True"):
+        content_hash(Soft())
 
 
 # records
 
+
 @dataclass(frozen=True)
 class Gives:
     "A run that gives what the test says."
+
     name: str
     results = {}
-    def run(self, work): return self.results[self.name]
+
+    def run(self, work):
+        return self.results[self.name]
 
 
 def recorded(store, **kw):
@@ -123,34 +182,64 @@ def recorded(store, **kw):
     return store.run(Gives("x"))
 
 
-column = st.one_of(st.lists(st.floats(width=64), min_size=3, max_size=3), st.lists(st.integers(-2**60, 2**60), min_size=3, max_size=3), st.lists(st.booleans(), min_size=3, max_size=3), st.lists(st.text(max_size=3), min_size=3, max_size=3))
+column = st.one_of(
+    st.lists(st.floats(width=64), min_size=3, max_size=3),
+    st.lists(st.integers(-(2**60), 2**60), min_size=3, max_size=3),
+    st.lists(st.booleans(), min_size=3, max_size=3),
+    st.lists(st.text(max_size=3), min_size=3, max_size=3),
+)
 
 
 @settings(max_examples=40, deadline=None)
-@given(columns=st.dictionaries(st.text(min_size=1, max_size=4), column, max_size=3), metric=st.floats(), dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool]))
+@given(
+    columns=st.dictionaries(st.text(min_size=1, max_size=4), column, max_size=3),
+    metric=st.floats(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool]),
+)
 def test_a_record_gives_back_what_went_in_bit_for_bit(tmp_path_factory, columns, metric, dtype):
-    df, x = pd.DataFrame(columns), (torch.randn(3, 2)*9).to(dtype)
-    r = recorded(RunStore(tmp_path_factory.mktemp("s")), metrics=dict(m=metric), history=df, arrays=dict(x=x), info=dict(deep=[dict(v=metric)]))
+    df, x = pd.DataFrame(columns), (torch.randn(3, 2) * 9).to(dtype)
+    r = recorded(
+        RunStore(tmp_path_factory.mktemp("s")),
+        metrics=dict(m=metric),
+        history=df,
+        arrays=dict(x=x),
+        info=dict(deep=[dict(v=metric)]),
+    )
     pd.testing.assert_frame_equal(r.history, df, check_exact=True)
     assert torch.equal(r.arrays["x"], x) and r.arrays["x"].dtype == dtype
-    assert (r.metrics["m"] == metric and r.info["deep"][0]["v"] == metric) or np.isnan(metric) and np.isnan(r.metrics["m"])
+    assert (
+        (r.metrics["m"] == metric and r.info["deep"][0]["v"] == metric) or np.isnan(metric) and np.isnan(r.metrics["m"])
+    )
 
 
 def test_a_prompt_comes_back_on_its_model_only(tmp_path):
     lm = tiny("gpt_neox")
     r = recorded(RunStore(tmp_path), metrics={}, prompt=(p := SoftPrompt.init(lm, 3)))
     assert torch.equal(r.prompt(lm).vectors, p.vectors)
-    with pytest.raises(ValueError, match="was trained on"): r.prompt(tiny("gpt_neox", seed=1))
+    with pytest.raises(ValueError, match="was trained on"):
+        r.prompt(tiny("gpt_neox", seed=1))
 
 
 def test_the_record_says_on_what_it_ran(tmp_path):
     e = recorded(RunStore(tmp_path), metrics={}).environment
-    assert {"softprompt_nb", "torch", "python", "transformers"} <= e["versions"].keys() and e["threads"] == torch.get_num_threads() and e["peak_memory_bytes"] > 1e7
+    assert (
+        {"softprompt_nb", "torch", "python", "transformers"} <= e["versions"].keys()
+        and e["threads"] == torch.get_num_threads()
+        and e["peak_memory_bytes"] > 1e7
+    )
     assert e["started"] <= e["finished"] and e["started"].endswith("+00:00") and e["seconds"] >= 0 and not e["resumed"]
 
 
-CHANGES = {"a metric": lambda f: (f/"record.json").write_text((f/"record.json").read_text().replace('"steps": 6', '"steps": 7', 1)), "cut": lambda f: (f/"record.json").write_text((f/"record.json").read_text()[:-20]),
-           "no object": lambda f: (f/"record.json").write_text("[]"), "empty": lambda f: (f/"record.json").write_text(""), "no history": lambda f: (f/"history.json").unlink(), "no prompt": lambda f: shutil.rmtree(f/"prompt")}
+CHANGES = {
+    "a metric": lambda f: (f / "record.json").write_text(
+        (f / "record.json").read_text().replace('"steps": 6', '"steps": 7', 1)
+    ),
+    "cut": lambda f: (f / "record.json").write_text((f / "record.json").read_text()[:-20]),
+    "no object": lambda f: (f / "record.json").write_text("[]"),
+    "empty": lambda f: (f / "record.json").write_text(""),
+    "no history": lambda f: (f / "history.json").unlink(),
+    "no prompt": lambda f: shutil.rmtree(f / "prompt"),
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -159,139 +248,186 @@ def test_a_record_that_was_changed_is_found_out(tmp_path, change):
     before = store.run(config).metrics
     store.run(Walk(1))
     id = content_hash(config)
-    CHANGES[change](tmp_path/id)
+    CHANGES[change](tmp_path / id)
     for read in (lambda: store[config], lambda: store.run(config), lambda: list(store)):
-        with pytest.raises(ValueError, match=f"record {id} was changed or damaged .*store.set_aside"): read()
-    with pytest.warns(UserWarning, match="set_aside"): assert len(store.table()) == 1
+        with pytest.raises(ValueError, match=f"record {id} was changed or damaged .*store.set_aside"):
+            read()
+    with pytest.warns(UserWarning, match="set_aside"):
+        assert len(store.table()) == 1
     kept = store.set_aside(id)
     assert kept.is_dir() and config not in store and store.missing([config, Walk(1)]) == [config]
     assert store.run(config).metrics == before and len(store.table()) == 2
 
 
-@pytest.mark.parametrize("name, read", [("history.json", lambda r: r.history), ("arrays.safetensors", lambda r: r.arrays), ("prompt/adapter_model.safetensors", lambda r: r.prompt(tiny("gpt_neox")))])
+@pytest.mark.parametrize(
+    "name, read",
+    [
+        ("history.json", lambda r: r.history),
+        ("arrays.safetensors", lambda r: r.arrays),
+        ("prompt/adapter_model.safetensors", lambda r: r.prompt(tiny("gpt_neox"))),
+    ],
+)
 def test_a_file_that_was_changed_is_found_out(tmp_path, name, read):
-    file = tmp_path/RunStore(tmp_path).run(Walk()).id/name
+    file = tmp_path / RunStore(tmp_path).run(Walk()).id / name
     data = bytearray(file.read_bytes())
     data[-3] ^= 1
     file.write_bytes(data)
-    with pytest.raises(ValueError, match=f"{name} is not the file that was written"): read(RunStore(tmp_path)[Walk()])
+    with pytest.raises(ValueError, match=f"{name} is not the file that was written"):
+        read(RunStore(tmp_path)[Walk()])
 
 
 def test_a_record_under_another_name_is_found_out(tmp_path):
     store = RunStore(tmp_path)
-    shutil.copytree(tmp_path/store.run(Walk()).id, tmp_path/"0123456789abcdef")
-    with pytest.raises(ValueError, match="checksum"): store["0123456789abcdef"]
+    shutil.copytree(tmp_path / store.run(Walk()).id, tmp_path / "0123456789abcdef")
+    with pytest.raises(ValueError, match="checksum"):
+        store["0123456789abcdef"]
 
 
 # stores
 
+
 def test_the_store_as_a_container(tmp_path):
-    store = RunStore(tmp_path/"deep"/"er")
+    store = RunStore(tmp_path / "deep" / "er")
     r = store.run(Walk())
-    assert len(store) == 1 and Walk() in store and r.id in store and Walk(9) not in store and [x.id for x in store] == [r.id]
+    assert (
+        len(store) == 1
+        and Walk() in store
+        and r.id in store
+        and Walk(9) not in store
+        and [x.id for x in store] == [r.id]
+    )
     assert store[r.id[:5]].id == store[Walk()].id == r.id and "1 run, 0 failed" in repr(store)
     assert "Walk(seed=0, steps=6): far=" in repr(r) and r.config == {"@class": "Walk", "seed": 0, "steps": 6}
     for bad in ("zz", "", Walk(9)):
-        with pytest.raises(KeyError): store[bad]
+        with pytest.raises(KeyError):
+            store[bad]
     for bad in ("../deep", "work", "0123456789abcdef"):
-        with pytest.raises(KeyError): store.set_aside(bad)
+        with pytest.raises(KeyError):
+            store.set_aside(bad)
 
 
 def test_tidy_removes_what_a_killed_process_left_of_a_finished_run_and_nothing_else(tmp_path):
     store = RunStore(tmp_path)
     id = store.run(Walk(0)).id
-    work = tmp_path/"work"
-    (work/f"{id}.lock").touch() # killed between the removal of the folder and that of the lock
+    work = tmp_path / "work"
+    (work / f"{id}.lock").touch()  # killed between the removal of the folder and that of the lock
     unfinished = content_hash(Walk(1))
-    (work/unfinished).mkdir()
-    (work/f"{unfinished}.lock").touch()
+    (work / unfinished).mkdir()
+    (work / f"{unfinished}.lock").touch()
     store.tidy()
     assert sorted(p.name for p in work.iterdir()) == [unfinished, f"{unfinished}.lock"]
 
 
 def test_the_table_is_tidy_and_sorted(tmp_path):
     store = RunStore(tmp_path)
-    for seed in (10, 2, 1): store.run(Walk(seed))
-    recorded(store, metrics=dict(seed=5, y=over_runs([1, 2, 3]), t=torch.tensor(2.)))
+    for seed in (10, 2, 1):
+        store.run(Walk(seed))
+    recorded(store, metrics=dict(seed=5, y=over_runs([1, 2, 3]), t=torch.tensor(2.0)))
     t = store.table()
     assert t[t.run == "Walk"].seed.tolist() == [1, 2, 10] and t.id.is_unique
     assert t[t.run == "Gives"][["y", "y_n", "t", "seed"]].values.tolist() == [[2, 3, 2, 5]]
-    assert list(RunStore(tmp_path/"none").table().columns) == []
+    assert list(RunStore(tmp_path / "none").table().columns) == []
 
 
 def test_the_first_record_wins(tmp_path):
     store, id = RunStore(tmp_path), content_hash(Walk())
     with store.claim(id) as work:
-        for x in (1, 2): assert module.attempt(store, Walk(), work, Result(dict(x=x))) == ("done", "")
+        for x in (1, 2):
+            assert module.attempt(store, Walk(), work, Result(dict(x=x))) == ("done", "")
     assert store[Walk()].metrics == dict(x=1)
 
 
 def test_one_process_at_a_time_has_a_claim(tmp_path):
     store, id = RunStore(tmp_path), content_hash(Walk())
     with store.claim(id) as mine:
-        with RunStore(tmp_path).claim(id) as theirs: assert mine and theirs is None
-        (mine.folder/"state").touch()
-    with store.claim(id) as again: assert again.resumed and (again.folder/"state").exists()
+        with RunStore(tmp_path).claim(id) as theirs:
+            assert mine and theirs is None
+        (mine.folder / "state").touch()
+    with store.claim(id) as again:
+        assert again.resumed and (again.folder / "state").exists()
     seen = []
     with store.claim(id):
         t = threading.Thread(target=lambda: seen.append(store.run(Walk()).id))
         t.start()
-        t.join(.3)
+        t.join(0.3)
         assert not seen
     t.join()
-    assert seen == [id] and not list((tmp_path/"work").iterdir())
+    assert seen == [id] and not list((tmp_path / "work").iterdir())
 
 
 def test_without_locks_it_goes_on_and_the_first_record_wins(tmp_path, monkeypatch):
     class NoLock(module.FileLock):
-        def _acquire(self): raise OSError(module.errno.ENOLCK, "No locks available")
+        def _acquire(self):
+            raise OSError(module.errno.ENOLCK, "No locks available")
+
     monkeypatch.setattr(module, "FileLock", NoLock)
     store = RunStore(tmp_path)
-    with store.claim(content_hash(Walk())) as a, store.claim(content_hash(Walk())) as b: assert a.folder != b.folder
-    assert store.run(Walk()).metrics["steps"] == 6 and not list((tmp_path/"work").glob("*-*"))
+    with store.claim(content_hash(Walk())) as a, store.claim(content_hash(Walk())) as b:
+        assert a.folder != b.folder
+    assert store.run(Walk()).metrics["steps"] == 6 and not list((tmp_path / "work").glob("*-*"))
 
 
 def test_a_claim_clears_what_a_killed_writer_left_and_nothing_else(tmp_path):
     store, id = RunStore(tmp_path), content_hash(Walk())
     with store.claim(id) as work:
-        (work.folder/f".{id}-0a1b2c3d").mkdir()
-        (work.folder/".state.safetensors-0a1b2c3d").touch()
-        (work.folder/".mine").touch()
-    with store.claim(id) as work: assert [p.name for p in work.folder.iterdir()] == [".mine"]
+        (work.folder / f".{id}-0a1b2c3d").mkdir()
+        (work.folder / ".state.safetensors-0a1b2c3d").touch()
+        (work.folder / ".mine").touch()
+    with store.claim(id) as work:
+        assert [p.name for p in work.folder.iterdir()] == [".mine"]
     with store.claim(content_hash(Walk(1))) as live:
         store.run(Walk())
-        (tmp_path/"work"/id).mkdir()
+        (tmp_path / "work" / id).mkdir()
         store.tidy()
-        assert live.folder.is_dir() and not (tmp_path/"work"/id).exists()
+        assert live.folder.is_dir() and not (tmp_path / "work" / id).exists()
 
 
 def test_compare_says_which_columns_there_are(tmp_path):
     store = RunStore(tmp_path)
     for seed in range(3):
-        for steps in (2, 4): store.run(Walk(seed, steps))
+        for steps in (2, 4):
+            store.run(Walk(seed, steps))
     ax = store.compare("far", x="steps")
     assert ax.get_legend().get_texts()[0].get_text() == "mean of 3 runs" and ax.get_xlabel() == "steps"
-    with pytest.raises(ValueError, match="no column 'near': give one of"): store.compare("near", x="steps")
+    with pytest.raises(ValueError, match="no column 'near': give one of"):
+        store.compare("near", x="steps")
 
 
 # tuning as a configuration
 
+
 def test_a_tuning_is_a_function_of_its_configuration(tmp_path):
     config = TuneConfig(data="lab:plural", n=2, steps=4, test=6, checkpoints=2)
-    a, b = (RunStore(tmp_path/s).run(config) for s in "ab")
-    assert a.metrics == b.metrics and a.data["files"]["arrays.safetensors"] == b.data["files"]["arrays.safetensors"] and a.history.equals(b.history)
-    assert a.metrics["exact_match_n"] == 6 and a.metrics["outcome"] == "done" and len(a.history) == 4 and a.arrays["trajectory"].shape[1:] == (2, 128)
+    a, b = (RunStore(tmp_path / s).run(config) for s in "ab")
+    assert (
+        a.metrics == b.metrics
+        and a.data["files"]["arrays.safetensors"] == b.data["files"]["arrays.safetensors"]
+        and a.history.equals(b.history)
+    )
+    assert (
+        a.metrics["exact_match_n"] == 6
+        and a.metrics["outcome"] == "done"
+        and len(a.history) == 4
+        and a.arrays["trajectory"].shape[1:] == (2, 128)
+    )
     assert repr(config) == "TuneConfig(data='lab:plural', n=2, test=6, steps=4, checkpoints=2)"
 
 
 def test_examples_of_ones_own_are_split_without_overlap(tmp_path):
     data = tuple(Example(f"say {w}", f" {w}") for w in "one two three four five six seven eight".split())
     train, test = configs._split(data, 4, 3, 0)
-    assert len(train) == 4 and len(test) == 3 and not set(train) & set(test) and configs._split(data, None, 3, 0)[0][:4] == train
+    assert (
+        len(train) == 4
+        and len(test) == 3
+        and not set(train) & set(test)
+        and configs._split(data, None, 3, 0)[0][:4] == train
+    )
     r = RunStore(tmp_path).run(TuneConfig(data=data, train=4, test=3, n=1, steps=2))
     assert r.metrics["loss_n"] == 3 and r.info["examples"] == 4
-    with pytest.raises(ValueError, match="There are 8 Examples"): configs._split(data, 6, 3, 0)
-    with pytest.raises(ValueError, match="'lab:'"): configs._split("capital", 6, 3, 0)
+    with pytest.raises(ValueError, match="There are 8 Examples"):
+        configs._split(data, 6, 3, 0)
+    with pytest.raises(ValueError, match="'lab:'"):
+        configs._split("capital", 6, 3, 0)
 
 
 def test_a_tuning_that_diverges_is_a_result(tmp_path):
@@ -300,37 +436,57 @@ def test_a_tuning_that_diverges_is_a_result(tmp_path):
 
 
 def test_tunings_together_are_as_tunings_alone(tmp_path):
-    configs = [TuneConfig(data="lab:plural", n=n, seed=n, steps=s, test=6) for n, s in ((1, 4), (3, 6), (2, 5))] + [TuneConfig(data="lab:plurall"), TuneConfig(data="lab:plural", n=2, steps=3, lr=1e30, warmup=0, test=4)]
-    alone, together = (sweep(configs, tmp_path/str(k), Serial(), together=k, progress=False) for k in (1, 8))
+    configs = [TuneConfig(data="lab:plural", n=n, seed=n, steps=s, test=6) for n, s in ((1, 4), (3, 6), (2, 5))] + [
+        TuneConfig(data="lab:plurall"),
+        TuneConfig(data="lab:plural", n=2, steps=3, lr=1e30, warmup=0, test=4),
+    ]
+    alone, together = (sweep(configs, tmp_path / str(k), Serial(), together=k, progress=False) for k in (1, 8))
     assert len(together.done) == 4 and together.failures.data.tolist() == ["lab:plurall"]
     for c in configs[:3]:
         a, b = alone.store[c], together.store[c]
-        assert b.environment["together"] == 5 and a.metrics["loss"] == pytest.approx(b.metrics["loss"], abs=1e-4) and (a.history.loss - b.history.loss).abs().max() < 1e-4
+        assert (
+            b.environment["together"] == 5
+            and a.metrics["loss"] == pytest.approx(b.metrics["loss"], abs=1e-4)
+            and (a.history.loss - b.history.loss).abs().max() < 1e-4
+        )
     assert together.store[configs[-1]].metrics["outcome"] == "diverged"
 
 
 def test_a_tuning_goes_on_from_its_state(tmp_path, monkeypatch):
     config, steps = TuneConfig(data="lab:plural", n=2, steps=7, test=6, save_every=3), []
-    whole = RunStore(tmp_path/"whole").run(config)
-    class Stop(BaseException): pass
+    whole = RunStore(tmp_path / "whole").run(config)
+
+    class Stop(BaseException):
+        pass
+
     def stops(active, real=tuning.step_together):
         steps.append(active[0].step)
-        if steps == [0, 1, 2, 3, 4]: raise Stop
+        if steps == [0, 1, 2, 3, 4]:
+            raise Stop
         return real(active)
+
     monkeypatch.setattr(tuning, "step_together", stops)
-    store = RunStore(tmp_path/"broken")
-    with pytest.raises(Stop): store.run(config)
+    store = RunStore(tmp_path / "broken")
+    with pytest.raises(Stop):
+        store.run(config)
     again = store.run(config)
     assert steps == [0, 1, 2, 3, 4, 3, 4, 5, 6] and again.environment["resumed"]
-    assert again.metrics == whole.metrics and again.history.equals(whole.history) and again.data["files"]["arrays.safetensors"] == whole.data["files"]["arrays.safetensors"]
+    assert (
+        again.metrics == whole.metrics
+        and again.history.equals(whole.history)
+        and again.data["files"]["arrays.safetensors"] == whole.data["files"]["arrays.safetensors"]
+    )
 
 
 def test_an_interrupted_tuning_is_none(tmp_path, monkeypatch):
     real = configs.tune
+
     def tune(*a, **k):
         run = real(*a, **k)
         run.record["outcome"] = "interrupted"
         return run
+
     monkeypatch.setattr(configs, "tune", tune)
-    with pytest.raises(KeyboardInterrupt): RunStore(tmp_path).run(TuneConfig(data="lab:plural", n=1, steps=1, test=4))
+    with pytest.raises(KeyboardInterrupt):
+        RunStore(tmp_path).run(TuneConfig(data="lab:plural", n=1, steps=1, test=4))
     assert len(RunStore(tmp_path)) == 0 and not len(RunStore(tmp_path).failed())

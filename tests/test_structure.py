@@ -1,4 +1,5 @@
 """When items are solved against greedy generation; runs through a store; the comparison of arms against numbers worked out by hand."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,12 +7,24 @@ import torch
 from scipy.stats import wilcoxon
 
 from softprompt_nb.data import Example
-from softprompt_nb.evaluation.structure import ShapeConfig, arms, compare_arms, paper_claims, paper_study, read_results, results, shape_configs, solved_at, solves, study, write_results
+from softprompt_nb.engine.inference import generate
+from softprompt_nb.experiments.runs import RunStore, content_hash
 from softprompt_nb.lab.world import lab_task
-from softprompt_nb.lm import load_lm
+from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
-from softprompt_nb.training.inference import generate
-from softprompt_nb.training.runs import RunStore, content_hash
+from softprompt_nb.studies.structure import (
+    ShapeConfig,
+    arms,
+    compare_arms,
+    paper_claims,
+    paper_study,
+    read_results,
+    results,
+    shape_configs,
+    solved_at,
+    solves,
+    study,
+)
 from softprompt_nb.training.tuning import tune
 
 ITEMS = lab_task("plural").examples(4, split="train")
@@ -20,38 +33,85 @@ ITEMS = lab_task("plural").examples(4, split="train")
 def test_solved_is_what_greedy_generation_says():
     lm = load_lm("lab-instruct-s")
     run = tune(lm, SoftPrompt.init(lm, 5), ITEMS, steps=24, checkpoints=24, progress=False)
-    said = torch.tensor([[a == e.target for a, e in zip(generate(lm, SoftPrompt(v), [e.input for e in ITEMS], max_new_tokens=8), ITEMS)] for v in run.trajectory])
+    said = torch.tensor(
+        [
+            [
+                a == e.target
+                for a, e in zip(generate(lm, SoftPrompt(v), [e.input for e in ITEMS], max_new_tokens=8), ITEMS)
+            ]
+            for v in run.trajectory
+        ]
+    )
     got = solves(lm, run.trajectory, ITEMS)
     assert torch.equal(got, said) and got.any() and not got[0].all()
     right = [s for s, ok in zip(run.checkpoint_steps, said.all(1).tolist()) if ok]
-    for rows in (1, 9, 1000): assert solved_at(lm, run.trajectory, run.checkpoint_steps, ITEMS, rows=rows) == (right[0] if right else None)
+    for rows in (1, 9, 1000):
+        assert solved_at(lm, run.trajectory, run.checkpoint_steps, ITEMS, rows=rows) == (right[0] if right else None)
     assert solved_at(lm, run.trajectory[:1], [0], ITEMS) is None
 
 
 def test_arms_differ_in_the_term_alone_and_have_names_for_a_store():
     configs = shape_configs(["lab-instruct-s"], ["lab:plural", "lab:capital"], range(3), trains=(1, 10))
-    assert len(configs) == 2*3*2*len(arms()) and len({content_hash(c) for c in configs}) == len(configs)
+    assert len(configs) == 2 * 3 * 2 * len(arms()) and len({content_hash(c) for c in configs}) == len(configs)
     one = [c for c in configs if (c.data, c.seed, c.train) == ("lab:plural", 1, 10)]
     assert {c.arm for c in one} == set(arms()) and len({(c.seed, c.data_seed, c.prompt_seed, c.n) for c in one}) == 1
 
 
 def test_a_run_records_both_sides_and_the_shape(tmp_path):
     data = tuple(Example(f"plural of {w} is", f" {w}s") for w in "dog cat cow pig hen fox owl bee lion bear".split())
-    configs = shape_configs(["lab-instruct-s"], [data], range(2), trains=(1, 3), terms={k: arms()[k] for k in ("CE", "TSLoss")}, n=4, steps=6, batch_size=2, test=4, checkpoints=6, kept=3)
-    table = study(configs, tmp_path/"s", tmp_path/"t.json", progress=False)
-    assert len(table) == 8 and table.iterations.between(0, 7).all() and (table.iterations == 7).equals(~table.solved.astype(bool)) and set(table.train) == {1, 3}
-    r = RunStore(tmp_path/"s")[configs[1]]
-    assert r.arrays["trajectory"].shape[:2] == (4, 4) and r.info["checkpoint_steps"] == [0, 2, 4, 6] and r.metrics["exact_match_n"] == 4 and "weight" in r.history
-    kept = read_results(tmp_path/"t.json")
+    configs = shape_configs(
+        ["lab-instruct-s"],
+        [data],
+        range(2),
+        trains=(1, 3),
+        terms={k: arms()[k] for k in ("CE", "TSLoss")},
+        n=4,
+        steps=6,
+        batch_size=2,
+        test=4,
+        checkpoints=6,
+        kept=3,
+    )
+    table = study(configs, tmp_path / "s", tmp_path / "t.json", progress=False)
+    assert (
+        len(table) == 8
+        and table.iterations.between(0, 7).all()
+        and (table.iterations == 7).equals(~table.solved.astype(bool))
+        and set(table.train) == {1, 3}
+    )
+    r = RunStore(tmp_path / "s")[configs[1]]
+    assert (
+        r.arrays["trajectory"].shape[:2] == (4, 4)
+        and r.info["checkpoint_steps"] == [0, 2, 4, 6]
+        and r.metrics["exact_match_n"] == 4
+        and "weight" in r.history
+    )
+    kept = read_results(tmp_path / "t.json")
     assert kept.arm.tolist() == table.arm.tolist() and np.allclose(kept.loss, table.loss, rtol=1e-3)
     c = compare_arms(table, draws=50)
     assert set(c.index.get_level_values("arm")) == {"TSLoss"} and (c.pairs == 4).all()
     alone = configs[0].run(type("Work", (), dict(folder=tmp_path))()).metrics
-    assert alone["loss"].value == pytest.approx(table[(table.arm == "CE") & (table.train == 1) & (table.seed == 0)].loss.item(), rel=1e-4)
+    assert alone["loss"].value == pytest.approx(
+        table[(table.arm == "CE") & (table.train == 1) & (table.seed == 0)].loss.item(), rel=1e-4
+    )
 
 
 def table_of(rng, arms=("CE", "A", "B"), seeds=8):
-    rows = [dict(model="m", data=d, train=10, seed=s, arm=a, iterations=int(rng.integers(5, 40)), loss=rng.normal(), exact_match=rng.random()) for d in ("x", "y") for s in range(seeds) for a in arms]
+    rows = [
+        dict(
+            model="m",
+            data=d,
+            train=10,
+            seed=s,
+            arm=a,
+            iterations=int(rng.integers(5, 40)),
+            loss=rng.normal(),
+            exact_match=rng.random(),
+        )
+        for d in ("x", "y")
+        for s in range(seeds)
+        for a in arms
+    ]
     return pd.DataFrame(rows).sample(frac=1, random_state=1)
 
 
@@ -61,44 +121,80 @@ def test_comparison_is_what_the_differences_say():
     wide = t.pivot(index=["data", "seed"], columns="arm", values="loss")
     diff = (wide.A - wide.CE).to_numpy()
     row = c.loc["loss", "A"]
-    assert row.difference == pytest.approx(diff.mean()) and row.dz == pytest.approx(diff.mean()/diff.std(ddof=1)) and row.better == (diff < 0).mean() and row.pairs == 16
+    assert (
+        row.difference == pytest.approx(diff.mean())
+        and row.dz == pytest.approx(diff.mean() / diff.std(ddof=1))
+        and row.better == (diff < 0).mean()
+        and row.pairs == 16
+    )
     assert row.p == pytest.approx(wilcoxon(diff).pvalue) and row.low < row.difference < row.high
-    half = 1.96*diff.std(ddof=1)/4
-    assert row.high - row.low == pytest.approx(2*half, rel=.35)
+    half = 1.96 * diff.std(ddof=1) / 4
+    assert row.high - row.low == pytest.approx(2 * half, rel=0.35)
     steps = t.pivot(index=["data", "seed"], columns="arm", values="iterations")
-    assert c.loc["iterations (ratio)", "B"].difference == pytest.approx(np.exp(np.log(steps.B/steps.CE).mean()))
+    assert c.loc["iterations (ratio)", "B"].difference == pytest.approx(np.exp(np.log(steps.B / steps.CE).mean()))
     p = c.loc["loss"].p
-    assert sorted(c.loc["loss"].p_holm) == pytest.approx(sorted([min(1, 2*p.min()), min(1, max(2*p.min(), p.max()))]))
+    assert sorted(c.loc["loss"].p_holm) == pytest.approx(
+        sorted([min(1, 2 * p.min()), min(1, max(2 * p.min(), p.max()))])
+    )
 
 
 def test_no_difference_is_no_finding_and_a_gap_is_one():
     t = table_of(np.random.default_rng(1), ("CE", "A"))
     same = t[t.arm == "CE"]
-    c = compare_arms(pd.concat([same, same.assign(arm="same"), same.assign(arm="half", iterations=same.iterations/2, loss=same.loss - 1 - .1*np.arange(len(same)))]), draws=100)
+    c = compare_arms(
+        pd.concat(
+            [
+                same,
+                same.assign(arm="same"),
+                same.assign(
+                    arm="half", iterations=same.iterations / 2, loss=same.loss - 1 - 0.1 * np.arange(len(same))
+                ),
+            ]
+        ),
+        draws=100,
+    )
     assert c.loc["loss", "same"].p == 1 and c.loc["loss", "same"].dz == 0 and c.loc["loss", "same"].equal == 1
-    assert c.loc["iterations (ratio)", "half"].difference == pytest.approx(.5) and c.loc["loss", "half"].p_holm < .01 and c.loc["loss", "half"].better == 1
+    assert (
+        c.loc["iterations (ratio)", "half"].difference == pytest.approx(0.5)
+        and c.loc["loss", "half"].p_holm < 0.01
+        and c.loc["loss", "half"].better == 1
+    )
 
 
 def test_bad_input_is_refused_in_words(tmp_path):
     t = table_of(np.random.default_rng(0))
-    with pytest.raises(ValueError, match="no run of the arm 'plain'"): compare_arms(t, base="plain")
-    with pytest.raises(ValueError): compare_arms(pd.concat([t, t]))
-    with pytest.raises(ValueError, match="none of these runs"): results(tmp_path, [ShapeConfig()])
+    with pytest.raises(ValueError, match="no run of the arm 'plain'"):
+        compare_arms(t, base="plain")
+    with pytest.raises(ValueError):
+        compare_arms(pd.concat([t, t]))
+    with pytest.raises(ValueError, match="none of these runs"):
+        results(tmp_path, [ShapeConfig()])
 
 
 def test_claims_are_read_from_the_intervals():
     rng = np.random.default_rng(2)
     t = table_of(rng, tuple(arms()), seeds=10)
     pair = t.groupby(["data", "seed"]).ngroup()
-    t["iterations"] = 40 + pair - 20*(t.arm == "TSLoss") + 10*(t.arm == "CE+H0") + rng.integers(0, 2, len(t))
+    t["iterations"] = 40 + pair - 20 * (t.arm == "TSLoss") + 10 * (t.arm == "CE+H0") + rng.integers(0, 2, len(t))
     t["loss"] = rng.normal(size=len(t))
     t["compact"], t["stable"], t["outcome"] = -t.loss, rng.normal(size=len(t)), "done"
     c = paper_claims(t)
-    assert c.verdict["fewer iterations than plain tuning"] == c.verdict["(ours) fewer iterations than a random push"] == "agrees" and c.verdict["H0 alone helps"] == "opposite"
-    assert c.verdict["compact prompts have less loss (rank correlation)"] == "agrees" and c.value["compact prompts have less loss (rank correlation)"] == pytest.approx(1)
-    assert set(c.n[:10]) == {20} and c.value["fewer iterations than plain tuning"] < .75
-    none = compare_arms(t.assign(iterations=t.iterations.where(t.arm != "TSLoss", 0)), draws=50).loc["iterations (ratio)", "TSLoss"]
-    assert none.low > 0 and none.difference == pytest.approx(np.exp(-np.log(t[t.arm == "CE"].iterations).mean())), 'solved by the start: a finite ratio'
+    assert (
+        c.verdict["fewer iterations than plain tuning"]
+        == c.verdict["(ours) fewer iterations than a random push"]
+        == "agrees"
+        and c.verdict["H0 alone helps"] == "opposite"
+    )
+    assert c.verdict["compact prompts have less loss (rank correlation)"] == "agrees" and c.value[
+        "compact prompts have less loss (rank correlation)"
+    ] == pytest.approx(1)
+    assert set(c.n[:10]) == {20} and c.value["fewer iterations than plain tuning"] < 0.75
+    none = compare_arms(t.assign(iterations=t.iterations.where(t.arm != "TSLoss", 0)), draws=50).loc[
+        "iterations (ratio)", "TSLoss"
+    ]
+    assert none.low > 0 and none.difference == pytest.approx(np.exp(-np.log(t[t.arm == "CE"].iterations).mean())), (
+        "solved by the start: a finite ratio"
+    )
     same = t.assign(iterations=20)
     assert paper_claims(same).verdict["fewer iterations than plain tuning"] == "undecided"
 
@@ -106,12 +202,29 @@ def test_claims_are_read_from_the_intervals():
 def test_the_papers_setting_is_written_down_and_runs(tmp_path):
     data = lab_task("second").examples(110)
     configs = paper_study(data)
-    assert len(configs) == 160 and {c.steps for c in configs} == {300, 600} and {c.lr for c in configs} == {5e-5} and {c.batch_size for c in configs} == {8} and {c.test for c in configs} == {100}
-    short = paper_study(data, model="lab-instruct-s", seeds=[0], epochs=2, at="start", terms={k: arms()[k] for k in ("CE", "TSLoss")}, n=4)
+    assert (
+        len(configs) == 160
+        and {c.steps for c in configs} == {300, 600}
+        and {c.lr for c in configs} == {5e-5}
+        and {c.batch_size for c in configs} == {8}
+        and {c.test for c in configs} == {100}
+    )
+    short = paper_study(
+        data,
+        model="lab-instruct-s",
+        seeds=[0],
+        epochs=2,
+        at="start",
+        terms={k: arms()[k] for k in ("CE", "TSLoss")},
+        n=4,
+    )
     table = study(short, tmp_path, progress=False)
     assert table.train.tolist() == [1, 1, 10, 10] and (table.exact_match_n == 100).all()
 
 
 def test_a_rate_is_relative_to_the_embedding_table():
     lm = load_lm("lab-instruct-s")
-    assert ShapeConfig(rate=.1).settings()["lr"] == pytest.approx(.1*lm.scale) and ShapeConfig(lr=.2).settings()["lr"] == .2
+    assert (
+        ShapeConfig(rate=0.1).settings()["lr"] == pytest.approx(0.1 * lm.scale)
+        and ShapeConfig(lr=0.2).settings()["lr"] == 0.2
+    )

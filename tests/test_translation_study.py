@@ -1,4 +1,5 @@
 """Texts compared, executed, moved to other models and to servers that misbehave; the study's tables from made-up rows."""
+
 import json
 import threading
 import time
@@ -9,35 +10,68 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from families import tiny
 from softprompt_nb.data import Example
+from softprompt_nb.engine.inference import exact_match
 from softprompt_nb.prompts import SoftPrompt
-from softprompt_nb.training.inference import exact_match
-from softprompt_nb.translation import translation_study as module
-from softprompt_nb.translation.dods import DoD, TaskSet
-from softprompt_nb.translation.evaluate import by_task, examples_table, execute, executed, gain, judge, method_table, nearest_pairs, prior_text, share, with_examples
-from softprompt_nb.translation.texts import content_words, mean_embedding, rouge_l, similarity, verb_score, word_scores, words_of
-from softprompt_nb.translation.train_prompts import Pair, Pairs
-from softprompt_nb.translation.transfer import Endpoint, compare_transfer, transfer
-from softprompt_nb.translation.translation_study import Study, StudyRun, prompt_features, translation_study
+from softprompt_nb.studies.translation import Study, StudyRun, prompt_features, translation_study
+from softprompt_nb.studies import translation as module
+from softprompt_nb.translation.translator.dods import DoD, TaskSet
+from softprompt_nb.translation.translator.evaluate import (
+    by_task,
+    examples_table,
+    execute,
+    executed,
+    gain,
+    judge,
+    method_table,
+    nearest_pairs,
+    prior_text,
+    share_reached,
+    with_examples,
+)
+from softprompt_nb.translation.translator.texts import (
+    content_words,
+    mean_embedding,
+    rouge_l,
+    similarity,
+    verb_score,
+    word_scores,
+    words_of,
+)
+from softprompt_nb.translation.translator.train_prompts import Pair, Pairs
+from softprompt_nb.translation.translator.transfer import Endpoint, compare_transfer, transfer
 
 texts = st.lists(st.sampled_from("the cat sat on a mat and ran".split()), max_size=7).map(" ".join)
 _made = {}
 
 
 def lm_of(name="llama"):
-    if name not in _made: _made[name] = tiny(name)
+    if name not in _made:
+        _made[name] = tiny(name)
     return _made[name]
 
 
 def tasks_of(k=3):
-    return [TaskSet(f"t{i}", "train", (f"do {i}", f"make {i}"), tuple(Example(c, f" {c}") for c in "abcd"), tuple(Example(c*2, f" {c}") for c in "xyz"), tuple((f" {c}",) for c in "xyz"), "line") for i in range(k)]
+    return [
+        TaskSet(
+            f"t{i}",
+            "train",
+            (f"do {i}", f"make {i}"),
+            tuple(Example(c, f" {c}") for c in "abcd"),
+            tuple(Example(c * 2, f" {c}") for c in "xyz"),
+            tuple((f" {c}",) for c in "xyz"),
+            "line",
+        )
+        for i in range(k)
+    ]
 
 
 # texts
+
 
 @given(texts, texts)
 @settings(deadline=None)
@@ -45,8 +79,16 @@ def test_rouge_is_the_longest_common_subsequence(a, b):
     x, y = words_of(a), words_of(b)
 
     @cache
-    def longest(i, j): return 0 if i == len(x) or j == len(y) else longest(i+1, j+1)+1 if x[i] == y[j] else max(longest(i+1, j), longest(i, j+1))
-    assert rouge_l(a, [b]) == pytest.approx(2*longest(0, 0)/(len(x)+len(y)) if x and y else 0)
+    def longest(i, j):
+        return (
+            0
+            if i == len(x) or j == len(y)
+            else longest(i + 1, j + 1) + 1
+            if x[i] == y[j]
+            else max(longest(i + 1, j), longest(i, j + 1))
+        )
+
+    assert rouge_l(a, [b]) == pytest.approx(2 * longest(0, 0) / (len(x) + len(y)) if x and y else 0)
     assert rouge_l(a, [b]) == pytest.approx(rouge_l(b, [a])) and (not x or rouge_l(a, [b, a]) == 1)
 
 
@@ -54,73 +96,134 @@ def test_rouge_is_the_longest_common_subsequence(a, b):
 @settings(deadline=None)
 def test_word_scores_are_sets(a, b):
     s, x, y = word_scores(a, [b]), content_words(a), content_words(b)
-    assert s["recall"]*max(1, len(y)) == pytest.approx(len(x & y)) == pytest.approx(s["precision"]*max(1, len(x)))
-    assert 0 <= s["f1"] <= 1 and (s["f1"] == 1) == (x == y and bool(x)) and verb_score(a, [b]) == (s["recall"]+s["f1"])/2
+    assert s["recall"] * max(1, len(y)) == pytest.approx(len(x & y)) == pytest.approx(s["precision"] * max(1, len(x)))
+    assert (
+        0 <= s["f1"] <= 1
+        and (s["f1"] == 1) == (x == y and bool(x))
+        and verb_score(a, [b]) == (s["recall"] + s["f1"]) / 2
+    )
 
 
 def test_similarity_takes_any_embedding_and_the_best_reference():
     embed = lambda ts: [[t.count("a"), t.count("b"), 0] for t in ts]
-    assert similarity(["a", "ab", ""], [["b", "aa"], ["a"], ["a"]], embed) == pytest.approx([1, 2**-.5, 0])
+    assert similarity(["a", "ab", ""], [["b", "aa"], ["a"], ["a"]], embed) == pytest.approx([1, 2**-0.5, 0])
 
 
 # execution
 
+
 def test_mean_embeddings_of_many_texts_are_those_of_each():
     lm = tiny("llama")
     embed, texts = mean_embedding(lm), ["abc", "", "b a", "a"]
-    assert np.allclose(embed(texts), np.concatenate([embed([t]) for t in texts]), atol=1e-6) and not embed(["", "a"])[0].any()
+    assert (
+        np.allclose(embed(texts), np.concatenate([embed([t]) for t in texts]), atol=1e-6)
+        and not embed(["", "a"])[0].any()
+    )
     centre = lm.embed(torch.arange(lm.vocab_size)).float().mean(0)
     ids = lm.tokenizer("b a", add_special_tokens=False)["input_ids"]
-    assert np.allclose(embed(["b a"])[0], (lm.embed(torch.tensor(ids)).float().mean(0) - centre).detach().numpy(), atol=1e-5)
-    with pytest.raises(ValueError, match="nothing to be compared with"): similarity(["a"], [[]], embed)
+    assert np.allclose(
+        embed(["b a"])[0], (lm.embed(torch.tensor(ids)).float().mean(0) - centre).detach().numpy(), atol=1e-5
+    )
+    with pytest.raises(ValueError, match="nothing to be compared with"):
+        similarity(["a"], [[]], embed)
 
 
-def test_a_key_is_never_shown(): assert "secret" not in repr(Endpoint("http://localhost:1/v1", "m", key="secret"))
+def test_a_key_is_never_shown():
+    assert "secret" not in repr(Endpoint("http://localhost:1/v1", "m", key="secret"))
 
 
 def test_executing_is_asking_the_model_item_by_item():
     lm, tasks = lm_of(), tasks_of()
     prompts = [SoftPrompt.init(lm, 3, "gaussian", seed=i) for i in range(3)]
-    for kw, asks in ((dict(texts=["do it", "", "so {x}"]), ["do it\n", "", "so {x}\n"]), (dict(prompts=prompts), [""]*3)):
+    for kw, asks in (
+        (dict(texts=["do it", "", "so {x}"]), ["do it\n", "", "so {x}\n"]),
+        (dict(prompts=prompts), [""] * 3),
+    ):
         got = execute(lm, tasks, **kw)
         for t, s, scores, i in zip(tasks, asks, got, range(3)):
-            want = exact_match(lm, prompts[i] if "prompts" in kw else None, [Example(s+e.input, e.target) for e in t.test], max_new_tokens=4)
+            want = exact_match(
+                lm,
+                prompts[i] if "prompts" in kw else None,
+                [Example(s + e.input, e.target) for e in t.test],
+                max_new_tokens=4,
+            )
             assert scores == list(want.items)
-    with pytest.raises(ValueError, match="one for each task"): execute(lm, tasks, ["a"])
+    with pytest.raises(ValueError, match="one for each task"):
+        execute(lm, tasks, ["a"])
 
 
 def test_judging_fills_every_column():
     lm, tasks = lm_of(), tasks_of()
     pairs = Pairs(Pair(SoftPrompt.init(lm, 2, seed=i), t.instructions, t.name, "train", 0) for i, t in enumerate(tasks))
     rows = judge(lm, pairs, tasks, {"m": ["do 0", "make 1", "other"]}, inputs=2)
-    assert rows.exact.tolist() == [1, 1, 0] and rows.rouge.tolist()[:2] == [1, 1] and rows.notna().all().all() and (rows.kl >= 0).all()
+    assert (
+        rows.exact.tolist() == [1, 1, 0]
+        and rows.rouge.tolist()[:2] == [1, 1]
+        and rows.notna().all().all()
+        and (rows.kl >= 0).all()
+    )
     both = judge(lm, pairs, tasks, {"a": ["do 0", "", "make 2"], "m": ["do 0", "make 1", "other"]}, inputs=2)
     for m, alone in (("a", judge(lm, pairs, tasks, {"a": ["do 0", "", "make 2"]}, inputs=2)), ("m", rows)):
         pd.testing.assert_frame_equal(both[both.method == m].reset_index(drop=True), alone, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="2 texts for 3 prompts"): judge(lm, pairs, tasks, {"m": ["a", "b"]})
+    with pytest.raises(ValueError, match="2 texts for 3 prompts"):
+        judge(lm, pairs, tasks, {"m": ["a", "b"]})
     shots = executed(lm, pairs, tasks, "few-shot", shots=2)
-    assert shots.accuracy.tolist() == [float(np.mean(s)) for s in execute(lm, tasks, [with_examples(t, 2) for t in tasks])]
-    with pytest.raises(ValueError, match="use one of"): executed(lm, pairs, tasks, "magic")
+    assert shots.accuracy.tolist() == [
+        float(np.mean(s)) for s in execute(lm, tasks, [with_examples(t, 2) for t in tasks])
+    ]
+    with pytest.raises(ValueError, match="use one of"):
+        executed(lm, pairs, tasks, "magic")
 
 
 def test_prior_and_nearest():
     g = torch.Generator().manual_seed(0)
-    pairs = Pairs(Pair(SoftPrompt(torch.randn(2, 6, generator=g)), (s,), s) for s in ["copy list", "copy list dots", "copy letters", "spell word"])
+    pairs = Pairs(
+        Pair(SoftPrompt(torch.randn(2, 6, generator=g)), (s,), s)
+        for s in ["copy list", "copy list dots", "copy letters", "spell word"]
+    )
     assert prior_text(pairs).startswith("copy")
-    index, cos = nearest_pairs(pairs, [SoftPrompt(p.prompt.vectors*1.01) for p in pairs], 2)
-    assert index[:, 0].tolist() == [0, 1, 2, 3] and (cos[:, 0] > .99).all()
-    with pytest.raises(ValueError, match="same n"): nearest_pairs(pairs, [SoftPrompt(torch.zeros(3, 6))])
+    index, cos = nearest_pairs(pairs, [SoftPrompt(p.prompt.vectors * 1.01) for p in pairs], 2)
+    assert index[:, 0].tolist() == [0, 1, 2, 3] and (cos[:, 0] > 0.99).all()
+    with pytest.raises(ValueError, match="same n"):
+        nearest_pairs(pairs, [SoftPrompt(torch.zeros(3, 6))])
 
 
 # tables
+
 
 def rows_of(seed=0, tasks=12, splits=("seen", "composition")):
     g, out = np.random.default_rng(seed), []
     for s in splits:
         for i in range(tasks):
             base = g.random()
-            for m, d in (("true instruction", .1), ("soft prompt", .2), ("translator", -.1), ("translator, re-ranked", 0.), ("translator, refined", .05), ("retrieval", -.4), ("retrieval, re-ranked", -.3), ("InSPEcT", -.5), ("InSPEcT, oracle", -.4), ("prior", -.6), ("shuffled", -.6), ("nearest tokens", -.7), ("few-shot", -.2), ("nothing", -.8)):
-                out.append(dict(method=m, task=f"{s}{i}", split=s, seed=seed, text="" if m in ("soft prompt", "few-shot", "nothing") else f"text of {m}", accuracy=float(np.clip(base+d, 0, 1)), rouge=.5, confidence=base))
+            for m, d in (
+                ("true instruction", 0.1),
+                ("soft prompt", 0.2),
+                ("translator", -0.1),
+                ("translator, re-ranked", 0.0),
+                ("translator, refined", 0.05),
+                ("retrieval", -0.4),
+                ("retrieval, re-ranked", -0.3),
+                ("InSPEcT", -0.5),
+                ("InSPEcT, oracle", -0.4),
+                ("prior", -0.6),
+                ("shuffled", -0.6),
+                ("nearest tokens", -0.7),
+                ("few-shot", -0.2),
+                ("nothing", -0.8),
+            ):
+                out.append(
+                    dict(
+                        method=m,
+                        task=f"{s}{i}",
+                        split=s,
+                        seed=seed,
+                        text="" if m in ("soft prompt", "few-shot", "nothing") else f"text of {m}",
+                        accuracy=float(np.clip(base + d, 0, 1)),
+                        rouge=0.5,
+                        confidence=base,
+                    )
+                )
     return out
 
 
@@ -129,18 +232,28 @@ def test_seeds_of_a_task_are_one_item():
     m = method_table(t, "composition", ("accuracy",))
     assert m.accuracy["translator"].n == 12 and m.accuracy["translator"].seeds == (0, 1, 2)
     w = by_task(t, split="composition")
-    assert float(m.accuracy["translator"]) == pytest.approx(t[(t.method == "translator") & (t.split == "composition")].accuracy.mean())
+    assert float(m.accuracy["translator"]) == pytest.approx(
+        t[(t.method == "translator") & (t.split == "composition")].accuracy.mean()
+    )
     d = gain(t, "translator", "retrieval", split="composition")
     assert float(d) == pytest.approx((w.translator - w.retrieval).mean()) and d.low > 0
-    r = share(t, "translator", "soft prompt", split="composition")
-    assert float(r) == pytest.approx(w.translator.mean()/w["soft prompt"].mean()) and r.low < r.value < r.high
-    with pytest.raises(ValueError, match="no method"): gain(t, "translator", "magic")
+    r = share_reached(t, "translator", "soft prompt", split="composition")
+    assert float(r) == pytest.approx(w.translator.mean() / w["soft prompt"].mean()) and r.low < r.value < r.high
+    with pytest.raises(ValueError, match="no method"):
+        gain(t, "translator", "magic")
 
 
 def test_a_gain_is_taken_over_the_seeds_that_have_both():
     t = pd.DataFrame(rows_of(0) + [r for r in rows_of(1) if r["method"] != "translator, refined"])
-    for f, args in ((gain, ("translator, refined", "soft prompt")), (share, ("translator, refined", "soft prompt"))):
-        assert repr(f(t, *args)) == repr(f(t[t.seed == 0], *args)) and f(t, *args).seeds == (0,) and f(t, "translator", "prior").seeds == (0, 1)
+    for f, args in (
+        (gain, ("translator, refined", "soft prompt")),
+        (share_reached, ("translator, refined", "soft prompt")),
+    ):
+        assert (
+            repr(f(t, *args)) == repr(f(t[t.seed == 0], *args))
+            and f(t, *args).seeds == (0,)
+            and f(t, "translator", "prior").seeds == (0, 1)
+        )
     assert method_table(t, None, ("accuracy",)).accuracy["translator, refined"].seeds == (0,)
 
 
@@ -150,7 +263,8 @@ def test_best_and_worst_are_shown_as_they_are():
     keep = t[t.split == "composition"].pivot_table(index="task", columns="method", values="accuracy")
     kept = (keep.translator - keep["soft prompt"]).sort_values(ascending=False, kind="stable")
     assert set(side.loc["worst"].index) <= set(kept[kept <= kept.iloc[-2]].index) and len(side) == 6
-    with pytest.raises(ValueError, match="no texts"): examples_table(t, "few-shot")
+    with pytest.raises(ValueError, match="no texts"):
+        examples_table(t, "few-shot")
 
 
 def features(rows):
@@ -163,37 +277,61 @@ def study_of(seeds=(0, 1, 2)):
     runs = []
     for s in seeds:
         rows = rows_of(s)
-        moved = [r | dict(accuracy=min(1., r["accuracy"]+.3)) for r in rows if r["method"] in ("translator, re-ranked", "true instruction", "nothing")]
-        runs.append(dict(table=rows, moved=moved, features=features(rows), inspect={}, seconds=dict(prompts=1., translators=1.), counts={}))
+        moved = [
+            r | dict(accuracy=min(1.0, r["accuracy"] + 0.3))
+            for r in rows
+            if r["method"] in ("translator, re-ranked", "true instruction", "nothing")
+        ]
+        runs.append(
+            dict(
+                table=rows,
+                moved=moved,
+                features=features(rows),
+                inspect={},
+                seconds=dict(prompts=1.0, translators=1.0),
+                counts={},
+            )
+        )
     return Study(runs)
 
 
 def test_a_study_comes_back_and_says_how_far_its_claims_hold(tmp_path):
     s = study_of()
-    again = Study.load(s.save(tmp_path/"study.json"))
+    again = Study.load(s.save(tmp_path / "study.json"))
     assert again.runs == s.runs and again.splits == ["seen", "composition"]
-    assert sum(r["confidence"] is None for r in again.runs[0]["table"]) == 0 and json.loads((tmp_path/"study.json").read_text())["runs"][0]["table"]["method"]["of"][0] == "true instruction"
+    assert (
+        sum(r["confidence"] is None for r in again.runs[0]["table"]) == 0
+        and json.loads((tmp_path / "study.json").read_text())["runs"][0]["table"]["method"]["of"][0]
+        == "true instruction"
+    )
     v, p = again.verdicts().measured, again.verdicts()["p (Holm)"]
-    assert p["accuracy, share of the true instruction's"] == "" and 0 < float(p["accuracy, gain over retrieval"]) < .01
-    assert v["accuracy, gain over retrieval"].low > 0 and v["accuracy, gain by re-ranking"].low > 0 and v["accuracy, share of the true instruction's"] < 1
+    assert p["accuracy, share of the true instruction's"] == "" and 0 < float(p["accuracy, gain over retrieval"]) < 0.01
+    assert (
+        v["accuracy, gain over retrieval"].low > 0
+        and v["accuracy, gain by re-ranking"].low > 0
+        and v["accuracy, share of the true instruction's"] < 1
+    )
     overview, predictors = again.overview(), again.predictors(draws=50)
     assert list(overview) == ["seen", "composition"] and overview.shape[0] == 14
-    assert len(predictors) == len(module.FEATURES) and abs(float(predictors.iloc[0, 0])) < .6
+    assert len(predictors) == len(module.FEATURES) and abs(float(predictors.iloc[0, 0])) < 0.6
     moved = again.transferred("big", split="composition")
-    assert moved.wins > .9 and moved.gain.n == 12 and "big" in repr(moved)
+    assert moved.wins > 0.9 and moved.gain.n == 12 and "big" in repr(moved)
     assert again.reliability().table.n.sum() == 72
 
 
 def test_another_file_is_no_study(tmp_path):
-    (tmp_path/"x.json").write_text("{}")
-    with pytest.raises(ValueError, match="no saved study"): Study.load(tmp_path/"x.json")
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(ValueError, match="no saved study"):
+        Study.load(tmp_path / "x.json")
 
 
 def test_features_of_a_prompt_among_its_like():
     g = torch.Generator().manual_seed(0)
     train = Pairs(Pair(SoftPrompt(torch.randn(5, 8, generator=g)), ("x",), f"a{i}") for i in range(6))
     f = prompt_features(train, train[:3], near=3)
-    assert f.cosine.min() > .999 and f.diagram.max() < 1e-6 and (f.components > 0).all() and set(module.FEATURES) < set(f)
+    assert (
+        f.cosine.min() > 0.999 and f.diagram.max() < 1e-6 and (f.components > 0).all() and set(module.FEATURES) < set(f)
+    )
 
 
 def test_a_study_goes_on_where_it_failed(tmp_path, monkeypatch):
@@ -203,45 +341,102 @@ def test_a_study_goes_on_where_it_failed(tmp_path, monkeypatch):
     module._model.cache_clear()
     texts = [f"say {c}" for c in "abcdefghijklmnopqrst"]
     split = lambda i: "train" if i < 10 else "validation" if i < 18 else "composition"
-    dod = DoD(TaskSet(f"t{i}", split(i), (t,), tuple(Example(c, f" {t[-1]}") for c in "uvwxyz"), (Example("q", f" {t[-1]}"),)*2, ((f" {t[-1]}",),)*2, "line") for i, t in enumerate(texts))
-    kw = dict(seeds=(0,), model="tiny", larger=None, dod=str(dod.save(tmp_path/"dod.jsonl")), n=2, steps=2, batch_size=2, k=2, inputs=1, translator=dict(epochs=1), preferred=4, progress=False)
+    dod = DoD(
+        TaskSet(
+            f"t{i}",
+            split(i),
+            (t,),
+            tuple(Example(c, f" {t[-1]}") for c in "uvwxyz"),
+            (Example("q", f" {t[-1]}"),) * 2,
+            ((f" {t[-1]}",),) * 2,
+            "line",
+        )
+        for i, t in enumerate(texts)
+    )
+    kw = dict(
+        seeds=(0,),
+        model="tiny",
+        larger=None,
+        dod=str(dod.save(tmp_path / "dod.jsonl")),
+        n=2,
+        steps=2,
+        batch_size=2,
+        k=2,
+        inputs=1,
+        translator=dict(epochs=1),
+        preferred=4,
+        progress=False,
+    )
     real = module.Translator.fit
     monkeypatch.setattr(module.Translator, "fit", lambda *a, **k: (_ for _ in ()).throw(MemoryError("too large")))
-    with pytest.raises(RuntimeError, match="too large"): translation_study(tmp_path/"runs", **kw)
+    with pytest.raises(RuntimeError, match="too large"):
+        translation_study(tmp_path / "runs", **kw)
     monkeypatch.setattr(module.Translator, "fit", real)
-    from softprompt_nb.translation import train_prompts as prompts
+    from softprompt_nb.translation.translator import train_prompts as prompts
+
     monkeypatch.setattr(prompts, "tune_many", lambda *a, **k: pytest.fail("a prompt was trained again"))
-    study = translation_study(tmp_path/"runs", **kw)
+    study = translation_study(tmp_path / "runs", **kw)
     module._model.cache_clear()
     assert set(study.splits) == {"seen", "composition"} and study.moved is None
-    assert {"translator", "translator, re-ranked", "translator, refined", "InSPEcT", "InSPEcT, oracle", "retrieval", "retrieval, re-ranked", "prior", "shuffled", "nearest tokens", "true instruction", "soft prompt", "few-shot", "nothing"} <= set(study.table.method)
+    assert {
+        "translator",
+        "translator, re-ranked",
+        "translator, refined",
+        "InSPEcT",
+        "InSPEcT, oracle",
+        "retrieval",
+        "retrieval, re-ranked",
+        "prior",
+        "shuffled",
+        "nearest tokens",
+        "true instruction",
+        "soft prompt",
+        "few-shot",
+        "nothing",
+    } <= set(study.table.method)
     assert study.table[study.table.method == "translator"].confidence.notna().all()
-    with pytest.raises(ValueError, match="how='x'"): StudyRun(translator=dict(how="x"))
+    with pytest.raises(ValueError, match="how='x'"):
+        StudyRun(translator=dict(how="x"))
 
 
 # other models
 
+
 class Server(BaseHTTPRequestHandler):
     "Says its input in capitals, after what `plan` tells it to do first."
+
     plan, asked = [], []
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         Server.asked.append((self.path, dict(self.headers), body))
         what = Server.plan.pop(0) if Server.plan else "answer"
-        if what == "slow": time.sleep(.6)
-        if what == "cut": return self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 900\r\n\r\n{")
-        if isinstance(what, int): self.send_response(what); self.end_headers(); return
+        if what == "slow":
+            time.sleep(0.6)
+        if what == "cut":
+            return self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 900\r\n\r\n{")
+        if isinstance(what, int):
+            self.send_response(what)
+            self.end_headers()
+            return
         text = body["messages"][0]["content"] if "messages" in body else body["prompt"]
         good = dict(choices=[dict(message=dict(content=text.upper()), text=text.upper())])
-        said = dict(html=b"<html>", empty=b"", none=b'{"choices": []}', number=b'{"choices": [{"message": {"content": 7}}]}', list=b"[1]").get(what, json.dumps(good).encode())
+        said = dict(
+            html=b"<html>",
+            empty=b"",
+            none=b'{"choices": []}',
+            number=b'{"choices": [{"message": {"content": 7}}]}',
+            list=b"[1]",
+        ).get(what, json.dumps(good).encode())
         try:
             self.send_response(200)
             self.end_headers()
             self.wfile.write(said)
-        except BrokenPipeError: pass
+        except BrokenPipeError:
+            pass
 
-    def log_message(self, *args): pass
+    def log_message(self, *args):
+        pass
 
 
 @pytest.fixture
@@ -254,7 +449,7 @@ def server():
     s.server_close()
 
 
-QUICK = dict(model="m", wait=.01, timeout=.3, retries=2, together=1)
+QUICK = dict(model="m", wait=0.01, timeout=0.3, retries=2, together=1)
 
 
 @pytest.mark.parametrize("trouble", ["html", "empty", "none", "number", "list", "slow", "cut", 500, 429])
@@ -264,13 +459,24 @@ def test_trouble_that_passes_costs_nothing(server, trouble):
     assert e.complete(["a", "b"]) == ["A", "B"] and not e.errors and len(Server.asked) == 4
 
 
-@pytest.mark.parametrize("trouble, why", [("cut", "the answer broke off"), ("html", "the answer is no JSON"), ("none", "the answer has no text"), ("slow", "no answer in time"), (503, "HTTP 503")])
+@pytest.mark.parametrize(
+    "trouble, why",
+    [
+        ("cut", "the answer broke off"),
+        ("html", "the answer is no JSON"),
+        ("none", "the answer has no text"),
+        ("slow", "no answer in time"),
+        (503, "HTTP 503"),
+    ],
+)
 def test_trouble_that_stays_is_none_with_its_reason(server, tmp_path, trouble, why):
-    Server.plan = ["answer"] + [trouble]*3
-    e = Endpoint(server, cache=tmp_path/"c.jsonl", **QUICK)
+    Server.plan = ["answer"] + [trouble] * 3
+    e = Endpoint(server, cache=tmp_path / "c.jsonl", **QUICK)
     assert e.complete(["a", "b", "c"]) == ["A", None, "C"] and e.errors == {why: 1}
     n = len(Server.asked)
-    assert e.complete(["a", "b", "c"]) == ["A", "B", "C"] and len(Server.asked) == n+1 # only what was missing is asked
+    assert (
+        e.complete(["a", "b", "c"]) == ["A", "B", "C"] and len(Server.asked) == n + 1
+    )  # only what was missing is asked
 
 
 def test_what_will_not_change_is_asked_once(server):
@@ -280,58 +486,110 @@ def test_what_will_not_change_is_asked_once(server):
 
 
 def test_a_server_that_is_down_is_given_up_and_keeps_what_it_said(server, tmp_path):
-    e = Endpoint(server, cache=tmp_path/"c.jsonl", **QUICK)
+    e = Endpoint(server, cache=tmp_path / "c.jsonl", **QUICK)
     assert e.complete(["a"]) == ["A"]
-    gone = Endpoint("http://127.0.0.1:9/v1", cache=tmp_path/"d.jsonl", **QUICK | dict(give_up=2))
+    gone = Endpoint("http://127.0.0.1:9/v1", cache=tmp_path / "d.jsonl", **QUICK | dict(give_up=2))
     start = time.perf_counter()
-    assert gone.complete([str(i) for i in range(200)]) == [None]*200 and time.perf_counter()-start < 5
+    assert gone.complete([str(i) for i in range(200)]) == [None] * 200 and time.perf_counter() - start < 5
     assert sum(gone.errors.values()) == 200 and any("not asked" in k for k in gone.errors)
-    with (tmp_path/"c.jsonl").open("a") as f: f.write('{"id": "half')
-    assert e.complete(["a", "b"]) == ["A", "B"] and Endpoint(server, cache=tmp_path/"c.jsonl", **QUICK).complete(["b"]) == ["B"] and len(Server.asked) == 2
+    with (tmp_path / "c.jsonl").open("a") as f:
+        f.write('{"id": "half')
+    assert (
+        e.complete(["a", "b"]) == ["A", "B"]
+        and Endpoint(server, cache=tmp_path / "c.jsonl", **QUICK).complete(["b"]) == ["B"]
+        and len(Server.asked) == 2
+    )
 
 
 def test_both_forms_of_request_and_the_key(server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    assert Endpoint(server, **QUICK).complete(["a"], 5) == ["A"] and Endpoint(server, chat=False, key="mine", **QUICK).complete(["a"]) == ["A"]
+    assert Endpoint(server, **QUICK).complete(["a"], 5) == ["A"] and Endpoint(
+        server, chat=False, key="mine", **QUICK
+    ).complete(["a"]) == ["A"]
     (p1, h1, b1), (p2, h2, b2) = Server.asked
-    assert p1 == "/v1/chat/completions" and h1["Authorization"] == "Bearer secret" and b1["temperature"] == 0 and b1["max_tokens"] == 5
+    assert (
+        p1 == "/v1/chat/completions"
+        and h1["Authorization"] == "Bearer secret"
+        and b1["temperature"] == 0
+        and b1["max_tokens"] == 5
+    )
     assert p2 == "/v1/completions" and h2["Authorization"] == "Bearer mine" and b2["prompt"] == "a"
-    with pytest.raises(ValueError, match="http://"): Endpoint("localhost:8000", "m")
+    with pytest.raises(ValueError, match="http://"):
+        Endpoint("localhost:8000", "m")
 
 
 def test_many_requests_at_once_stay_in_order(server):
-    e = Endpoint(server, "m", together=8, wait=.01)
+    e = Endpoint(server, "m", together=8, wait=0.01)
     assert e.complete([f"x{i}" for i in range(40)]) == [f"X{i}" for i in range(40)]
 
 
 def table_for(tasks, texts=("do", "make", "say")):
-    return pd.DataFrame([dict(method=m, task=t.name, split="composition", seed=0, text=s, accuracy=.4) for m in ("translator", "true instruction", "soft prompt") for t, s in zip(tasks, texts)])
+    return pd.DataFrame(
+        [
+            dict(method=m, task=t.name, split="composition", seed=0, text=s, accuracy=0.4)
+            for m in ("translator", "true instruction", "soft prompt")
+            for t, s in zip(tasks, texts)
+        ]
+    )
 
 
 def test_items_without_an_answer_do_not_count_as_wrong(server):
-    task = TaskSet("t", "composition", ("do",), (Example("a", " a"),), tuple(Example(c, c) for c in "abcd"), tuple((f"DO\n{c.upper()}", "DO") for c in "abcd"), "line")
+    task = TaskSet(
+        "t",
+        "composition",
+        ("do",),
+        (Example("a", " a"),),
+        tuple(Example(c, c) for c in "abcd"),
+        tuple((f"DO\n{c.upper()}", "DO") for c in "abcd"),
+        "line",
+    )
     Server.plan = [404, 404]
     moved = transfer(Endpoint(server, **QUICK), table_for([task], ["do"]), {"t": task}, ("translator",))
-    assert (moved.accuracy[0], moved.asked[0], moved.answered[0]) == (1., 4, 2)
-    assert compare_transfer(table_for([task], ["do"]), moved, "m").gain.value == pytest.approx(.6)
+    assert (moved.accuracy[0], moved.asked[0], moved.answered[0]) == (1.0, 4, 2)
+    assert compare_transfer(table_for([task], ["do"]), moved, "m").gain.value == pytest.approx(0.6)
 
 
 def test_a_model_that_answers_nothing_has_no_accuracy():
     tasks = tasks_of()
-    moved = transfer(Endpoint("http://127.0.0.1:9/v1", **QUICK), table_for(tasks), {t.name: t for t in tasks}, ("translator", "nothing"))
+    moved = transfer(
+        Endpoint("http://127.0.0.1:9/v1", **QUICK),
+        table_for(tasks),
+        {t.name: t for t in tasks},
+        ("translator", "nothing"),
+    )
     assert moved.accuracy.isna().all() and (moved.answered == 0).all()
-    with pytest.raises(ValueError, match="No task"): compare_transfer(table_for(tasks), moved, "m")
+    with pytest.raises(ValueError, match="No task"):
+        compare_transfer(table_for(tasks), moved, "m")
 
 
 def test_the_picture_shows_every_task_that_was_measured_on_both():
-    home = pd.DataFrame([dict(method=m, task=t, split="x", seed=0, text="a", accuracy=a) for m, a in (("translator", .5), ("soft prompt", .5)) for t in ("a", "b")])
-    moved = pd.DataFrame([dict(method=m, task=t, split="x", seed=0, text="a", accuracy=a) for m, t, a in (("translator", "a", .5), ("translator", "b", .9), ("nothing", "a", np.nan), ("nothing", "b", .1))])
+    home = pd.DataFrame(
+        [
+            dict(method=m, task=t, split="x", seed=0, text="a", accuracy=a)
+            for m, a in (("translator", 0.5), ("soft prompt", 0.5))
+            for t in ("a", "b")
+        ]
+    )
+    moved = pd.DataFrame(
+        [
+            dict(method=m, task=t, split="x", seed=0, text="a", accuracy=a)
+            for m, t, a in (
+                ("translator", "a", 0.5),
+                ("translator", "b", 0.9),
+                ("nothing", "a", np.nan),
+                ("nothing", "b", 0.1),
+            )
+        ]
+    )
     assert compare_transfer(home, moved, "there").plot().get_title() == "2 tasks, 1 differ"
 
 
 def test_moving_to_a_model_is_executing_there():
     lm, tasks = lm_of("gpt2"), tasks_of()
     moved = transfer(lm, table_for(tasks), {t.name: t for t in tasks}, ("translator", "nothing"))
-    want = [float(np.mean(s)) for s in execute(lm, tasks, ["do", "make", "say"])] + [float(np.mean(s)) for s in execute(lm, tasks)]
+    want = [float(np.mean(s)) for s in execute(lm, tasks, ["do", "make", "say"])] + [
+        float(np.mean(s)) for s in execute(lm, tasks)
+    ]
     assert moved.accuracy.tolist() == want
-    with pytest.raises(ValueError, match="no texts"): transfer(lm, table_for(tasks), {}, ("magic",))
+    with pytest.raises(ValueError, match="no texts"):
+        transfer(lm, table_for(tasks), {}, ("magic",))

@@ -1,4 +1,5 @@
 """Datasets of datasets, prompts for every task, the translator and its re-ranking: against independent computations, kills and bad input."""
+
 import json
 import math
 from pathlib import Path
@@ -6,41 +7,75 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from families import tiny
 from softprompt_nb.data import Example
-from softprompt_nb.lab.grammar import HELD_OPERATIONS, HELD_WORDS, COMPOSABLE
+from softprompt_nb.engine.inference import generate
+from softprompt_nb.experiments.runs import RunStore
+from softprompt_nb.lab.grammar import COMPOSABLE, HELD_OPERATIONS, HELD_WORDS
 from softprompt_nb.prompts import SoftPrompt
-from softprompt_nb.training.inference import generate
-from softprompt_nb.training.runs import RunStore
 from softprompt_nb.training.tuning import tune
-from softprompt_nb.translation import rerank as reranking
-from softprompt_nb.translation import train_prompts as module
-from softprompt_nb.translation.dods import CHECKERS, DoD, TaskSet, induction_dod, lab_dod, natural_dod, own_dod
-from softprompt_nb.translation.rerank import Confidence, answers_of, ask, prefer, refine, reliability, rerank, said_words, text_divergence
-from softprompt_nb.translation.train_prompts import Pair, Pairs, train_prompts
-from softprompt_nb.translation.translator import Candidate, Translator, TranslatorConfig
+from softprompt_nb.translation.translator import rerank as reranking
+from softprompt_nb.translation.translator import train_prompts as module
+from softprompt_nb.translation.translator.dods import (
+    CHECKERS,
+    DoD,
+    TaskSet,
+    induction_dod,
+    lab_dod,
+    natural_dod,
+    own_dod,
+)
+from softprompt_nb.translation.translator.rerank import (
+    Confidence,
+    answers_of,
+    instructed,
+    prefer,
+    refine,
+    reliability,
+    rerank,
+    said_words,
+    text_divergence,
+)
+from softprompt_nb.translation.translator.train_prompts import Pair, Pairs, train_prompts
+from softprompt_nb.translation.translator.translator import Candidate, Translator, TranslatorConfig
 
-INDUCTION = Path(__file__).resolve().parents[2]/"shared"/"data"/"instruction_induction"
+INDUCTION = Path(__file__).resolve().parents[2] / "shared" / "data" / "instruction_induction"
 _made = {}
 
 
 def lm_of(name="llama"):
-    if name not in _made: _made[name] = tiny(name)
+    if name not in _made:
+        _made[name] = tiny(name)
     return _made[name]
 
 
 def some_tasks(k=4):
-    return DoD(TaskSet(f"task{i}", "train" if i < k-1 else "validation", (f"do {i}", f"make {i}"), tuple(Example(f"{c}{i}", f" {c}!") for c in "abcdef"), (Example("x", " x!"),), ((" x!",),), "line") for i in range(k))
+    return DoD(
+        TaskSet(
+            f"task{i}",
+            "train" if i < k - 1 else "validation",
+            (f"do {i}", f"make {i}"),
+            tuple(Example(f"{c}{i}", f" {c}!") for c in "abcdef"),
+            (Example("x", " x!"),),
+            ((" x!",),),
+            "line",
+        )
+        for i in range(k)
+    )
 
 
 def random_pairs(lm, k=10, n=2):
-    return Pairs(Pair(SoftPrompt.init(lm, n, "gaussian", seed=i), (f"say {chr(97+i)}", f"write {chr(97+i)}"), f"t{i}") for i in range(k))
+    return Pairs(
+        Pair(SoftPrompt.init(lm, n, "gaussian", seed=i), (f"say {chr(97 + i)}", f"write {chr(97 + i)}"), f"t{i}")
+        for i in range(k)
+    )
 
 
 # datasets of datasets
+
 
 def test_the_labs_depths_are_kept_apart():
     dod = lab_dod(train=300, validation=30, held=30, examples=8, test=4)
@@ -50,24 +85,34 @@ def test_the_labs_depths_are_kept_apart():
     for t in train:
         operation, *words = t.name.split(".")
         assert operation not in HELD_OPERATIONS and not HELD_WORDS & {*words}
-    assert all(HELD_WORDS & {*t.name.split(".")} for t in dod.split("argument")) and all(t.name.split(".")[0] in HELD_OPERATIONS for t in dod.split("operation"))
+    assert all(HELD_WORDS & {*t.name.split(".")} for t in dod.split("argument")) and all(
+        t.name.split(".")[0] in HELD_OPERATIONS for t in dod.split("operation")
+    )
     operations = [t.name.split(".")[0] for t in dod.split("composition")]
     assert len(set(operations)) >= len(COMPOSABLE) - len(HELD_OPERATIONS) - 2
-    for t in dod: assert not {e.input for e in t.train} & {e.input for e in t.test} and t.score([e.target for e in t.test]) == [1.]*len(t.test)
+    for t in dod:
+        assert not {e.input for e in t.train} & {e.input for e in t.test} and t.score([e.target for e in t.test]) == [
+            1.0
+        ] * len(t.test)
 
 
 @pytest.mark.parametrize("name", ["dod.parquet", "dod.jsonl"])
 def test_a_table_comes_back_as_it_was(tmp_path, name):
-    dod = some_tasks() + own_dod([dict(task="mine", instruction="add a dot é", examples=[("a", " a."), ("b", " b.")], checker="contains")])
-    assert list(DoD.load(dod.save(tmp_path/name))) == list(dod)
+    dod = some_tasks() + own_dod(
+        [dict(task="mine", instruction="add a dot é", examples=[("a", " a."), ("b", " b.")], checker="contains")]
+    )
+    assert list(DoD.load(dod.save(tmp_path / name))) == list(dod)
     assert [f.name for f in tmp_path.iterdir()] == [name]
 
 
-@given(st.lists(st.sampled_from("cat dog fox ,".split()), min_size=1, max_size=5), st.sampled_from([c for c in CHECKERS]))
+@given(
+    st.lists(st.sampled_from("cat dog fox ,".split()), min_size=1, max_size=5), st.sampled_from([c for c in CHECKERS])
+)
 @settings(deadline=None, max_examples=60)
 def test_every_checker_passes_what_is_right(words, name):
     right = " ".join(words)
-    if not any(w.isalpha() for w in words): return
+    if not any(w.isalpha() for w in words):
+        return
     assert CHECKERS[name](f" {right}\nmore", ["something else", right]) == pytest.approx(1)
 
 
@@ -75,42 +120,67 @@ def test_checkers_tell_right_from_wrong():
     assert CHECKERS["line"]("Cat", ["cat"]) == 0 and CHECKERS["exact"]("Cat.", ["cat"]) == 1
     assert CHECKERS["contains"]("the cat sat", ["cat"]) == 1 and CHECKERS["contains"]("concatenate", ["cat"]) == 0
     assert CHECKERS["set"]("camel, monkey", ["monkey, camel"]) == 1 and CHECKERS["set"]("camel", ["monkey, camel"]) == 0
-    assert CHECKERS["f1"]("a b", ["b c"]) == .5 and CHECKERS["rouge"]("b a", ["a b"]) == .5
+    assert CHECKERS["f1"]("a b", ["b c"]) == 0.5 and CHECKERS["rouge"]("b a", ["a b"]) == 0.5
 
 
 @pytest.mark.skipif(not INDUCTION.exists(), reason="the instruction-induction data does not lie beside this clone")
 def test_all_24_tasks_of_instruction_induction_load():
     dod = induction_dod(INDUCTION)
     assert len(dod) == 24 and all(len(t.instructions) > 1 for t in dod)
-    for t in dod: assert t.score([a[-1] for a in t.answers]) == [1.]*len(t.test), t.name # each of the right answers is right
-    assert dod["sum"].score([" 47"])[0] == 1 and dod["synonyms"].checker == "contains" and "Sentence 2:" in dod["cause_and_effect"].train[0].input
+    for t in dod:
+        assert t.score([a[-1] for a in t.answers]) == [1.0] * len(t.test), t.name  # each of the right answers is right
+    assert (
+        dod["sum"].score([" 47"])[0] == 1
+        and dod["synonyms"].checker == "contains"
+        and "Sentence 2:" in dod["cause_and_effect"].train[0].input
+    )
 
 
 def test_natural_instructions_load(tmp_path):
-    task = dict(Definition=["Say it twice."], Instances=[dict(input=f"w{i}", output=[f"w{i} w{i}", "both"]) for i in range(20)] + [dict(input="x"*5000, output=["too long"]), dict(input="empty", output=[""])])
-    (tmp_path/"task1_twice.json").write_text(json.dumps(task))
-    (tmp_path/"task2_few.json").write_text(json.dumps(task | dict(Instances=task["Instances"][:3])))
+    task = dict(
+        Definition=["Say it twice."],
+        Instances=[dict(input=f"w{i}", output=[f"w{i} w{i}", "both"]) for i in range(20)]
+        + [dict(input="x" * 5000, output=["too long"]), dict(input="empty", output=[""])],
+    )
+    (tmp_path / "task1_twice.json").write_text(json.dumps(task))
+    (tmp_path / "task2_few.json").write_text(json.dumps(task | dict(Instances=task["Instances"][:3])))
     dod = natural_dod(sorted(tmp_path.iterdir()), least=10, test=5, train=10)
-    t, = dod
+    (t,) = dod
     assert t.name == "task1_twice" and len(t.train) == 10 and len(t.test) == 5 and t.checker == "rouge"
     assert not {e.input for e in t.train} & {e.input for e in t.test} and all(len(a) == 2 for a in t.answers)
 
 
-@pytest.mark.parametrize("call, words", [(lambda t: own_dod([dict(task="a", examples=[("x", "y")])]), "needs an instruction"), (lambda t: own_dod([dict(instruction="a", examples=[("x", "y")])]), "at least two"),
-                                         (lambda t: DoD([]), "no tasks"), (lambda t: DoD([some_tasks()[0]]*2), "twice"), (lambda t: some_tasks().split("test"), "no split"), (lambda t: induction_dod(t), "no induce"),
-                                         (lambda t: lab_dod(train=2000, varied=0), "ask for fewer"), (lambda t: some_tasks().save(t/"x.csv"), "parquet or"), (lambda t: (t/"x.jsonl").write_text("{") and DoD.load(t/"x.jsonl"), "no saved DoD"), (lambda t: TaskSet("a", "b", ("c",), (1,), (1,), (1,), "guess"), "use one of")])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda t: own_dod([dict(task="a", examples=[("x", "y")])]), "needs an instruction"),
+        (lambda t: own_dod([dict(instruction="a", examples=[("x", "y")])]), "at least two"),
+        (lambda t: DoD([]), "no tasks"),
+        (lambda t: DoD([some_tasks()[0]] * 2), "twice"),
+        (lambda t: some_tasks().split("test"), "no split"),
+        (lambda t: induction_dod(t), "no induce"),
+        (lambda t: lab_dod(train=2000, varied=0), "ask for fewer"),
+        (lambda t: some_tasks().save(t / "x.csv"), "parquet or"),
+        (lambda t: (t / "x.jsonl").write_text("{") and DoD.load(t / "x.jsonl"), "no saved DoD"),
+        (lambda t: TaskSet("a", "b", ("c",), (1,), (1,), (1,), "guess"), "use one of"),
+    ],
+)
 def test_bad_tables_are_said(tmp_path, call, words):
-    with pytest.raises(ValueError, match=words): call(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        call(tmp_path)
 
 
 # prompts
+
 
 @pytest.mark.parametrize("start", ["shared", "own"])
 def test_a_trained_prompt_is_that_of_tune(start):
     lm, dod = lm_of(), some_tasks()
     got = train_prompts(lm, dod, n=3, steps=6, batch_size=4, seeds=(0, 1), start=start, wave=3, progress=False)
     assert [(p.task, p.seed) for p in got] == [(t.name, s) for s in (0, 1) for t in dod]
-    first = [module.PromptConfig(t.name, t.data, lm.name, lm.fingerprint, 3, start=start, seed=1, lm=lm).first for t in dod]
+    first = [
+        module.PromptConfig(t.name, t.data, lm.name, lm.fingerprint, 3, start=start, seed=1, lm=lm).first for t in dod
+    ]
     assert torch.equal(first[0].vectors, first[1].vectors) == (start == "shared")
     want = tune(lm, first[2], list(dod[2].train), steps=6, batch_size=4, seed=1, progress=False).prompt
     assert torch.allclose(got[6].prompt.vectors, want.vectors, atol=1e-4)
@@ -121,12 +191,15 @@ def test_a_run_that_is_killed_loses_only_its_wave(tmp_path, monkeypatch):
 
     def killed(lm, prompts, *args, **kw):
         waves.append(len(prompts))
-        if len(waves) == 3: raise KeyboardInterrupt
+        if len(waves) == 3:
+            raise KeyboardInterrupt
         return real(lm, prompts, *args, **kw)
+
     monkeypatch.setattr(module, "tune_many", killed)
-    kw = dict(n=2, steps=3, batch_size=2, store=tmp_path/"runs", wave=2, progress=False)
-    with pytest.raises(KeyboardInterrupt): train_prompts(lm, dod, **kw)
-    assert len(RunStore(tmp_path/"runs")) == 4
+    kw = dict(n=2, steps=3, batch_size=2, store=tmp_path / "runs", wave=2, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        train_prompts(lm, dod, **kw)
+    assert len(RunStore(tmp_path / "runs")) == 4
     whole = train_prompts(lm, dod, **kw)
     assert waves == [2, 2, 2, 2] and len(whole) == 6
     alone = train_prompts(lm, dod, **kw | dict(store=None, wave=6))
@@ -145,27 +218,35 @@ def test_other_data_is_another_run(tmp_path):
 def test_pairs_come_back_as_they_were(tmp_path):
     lm = lm_of()
     pairs = random_pairs(lm, 3)
-    again = Pairs.load(pairs.save(tmp_path/"p.safetensors"), lm)
-    assert [(p.texts, p.task) for p in again] == [(p.texts, p.task) for p in pairs] and torch.equal(again.points, pairs.points)
-    with pytest.raises(ValueError, match="give that model"): Pairs.load(tmp_path/"p.safetensors", tiny("llama", seed=1)) if pairs[0].prompt.base.get("fingerprint") else pytest.fail("no fingerprint")
+    again = Pairs.load(pairs.save(tmp_path / "p.safetensors"), lm)
+    assert [(p.texts, p.task) for p in again] == [(p.texts, p.task) for p in pairs] and torch.equal(
+        again.points, pairs.points
+    )
+    with pytest.raises(ValueError, match="give that model"):
+        Pairs.load(tmp_path / "p.safetensors", tiny("llama", seed=1)) if pairs[0].prompt.base.get(
+            "fingerprint"
+        ) else pytest.fail("no fingerprint")
 
 
 # the translator
+
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
 @pytest.mark.parametrize("around", [("", ""), ("it says ", " : ")])
 def test_its_loss_is_the_models_own_on_the_same_tokens(family, around):
     lm = lm_of(family)
-    t = Translator.fit(lm, random_pairs(lm, 2), epochs=1, lr=1e-9, weight_decay=0., before=around[0], after=around[1], progress=False)
+    t = Translator.fit(
+        lm, random_pairs(lm, 2), epochs=1, lr=1e-9, weight_decay=0.0, before=around[0], after=around[1], progress=False
+    )
     words, texts = ["cat", "a dog"], ["say this", "x"]
     prompts = [SoftPrompt.init(lm, how="text", n=len(w), text=w) for w in words]
     got, count = t.logprobs(prompts, texts)
     for w, s, a, k in zip(words, texts, got, count):
-        head, tail = [lm.tokenizer(x, add_special_tokens=False)["input_ids"] for x in (around[0]+w+around[1], s)]
+        head, tail = [lm.tokenizer(x, add_special_tokens=False)["input_ids"] for x in (around[0] + w + around[1], s)]
         ids = torch.tensor([[*head, *tail, lm.tokenizer.eos_token_id]])
         logp = lm.model(ids).logits[0].log_softmax(-1)
-        want = sum(logp[i-1, ids[0, i]] for i in range(len(head), ids.shape[1]))
-        assert a.item() == pytest.approx(want.item(), rel=1e-4) and k == len(tail)+1
+        want = sum(logp[i - 1, ids[0, i]] for i in range(len(head), ids.shape[1]))
+        assert a.item() == pytest.approx(want.item(), rel=1e-4) and k == len(tail) + 1
 
 
 @pytest.mark.parametrize("how", ["full", "lora"])
@@ -173,53 +254,75 @@ def test_it_learns_and_leaves_the_model_as_it_was(how, tmp_path):
     lm, pairs = tiny("llama"), random_pairs(lm_of(), 8)
     before = {n: p.clone() for n, p in lm.model.named_parameters()}
     t = Translator.fit(lm, pairs[:6], pairs[6:], how=how, epochs=12, batch_size=3, lr=5e-3, progress=False)
-    assert t.history.loss.iloc[-1] < .85*t.history.loss.iloc[0] and t.record["best"] == t.history.valid.min()
+    assert t.history.loss.iloc[-1] < 0.85 * t.history.loss.iloc[0] and t.record["best"] == t.history.valid.min()
     assert all(torch.equal(p, before[n]) and not p.requires_grad for n, p in lm.model.named_parameters())
     shared = {p.data_ptr() for p in lm.model.parameters()} & {p.data_ptr() for p in t.lm.model.parameters()}
     assert bool(shared) == (how == "lora") and not any(p.requires_grad for p in t.lm.model.parameters())
-    again = Translator.load(t.save(tmp_path/"t"), lm)
+    again = Translator.load(t.save(tmp_path / "t"), lm)
     a, b = (x.logprobs(pairs.prompts, [p.texts[0] for p in pairs])[0] for x in (t, again))
     assert torch.equal(a, b) and again.config == t.config and len(again.history) == len(t.history)
-    small = (tmp_path/"t"/"translator.safetensors").stat().st_size
-    assert (small < 4*sum(p.numel() for p in lm.model.parameters())) == (how == "lora")
-    with pytest.raises(ValueError, match="other embeddings"): Translator.load(tmp_path/"t", tiny("llama", seed=1))
+    small = (tmp_path / "t" / "translator.safetensors").stat().st_size
+    assert (small < 4 * sum(p.numel() for p in lm.model.parameters())) == (how == "lora")
+    with pytest.raises(ValueError, match="other embeddings"):
+        Translator.load(tmp_path / "t", tiny("llama", seed=1))
 
 
 def test_the_kept_weights_are_those_of_the_best_epoch():
     lm, pairs = lm_of(), random_pairs(lm_of(), 8)
     t = Translator.fit(lm, pairs[:4], pairs[4:], epochs=15, batch_size=2, lr=2e-2, progress=False)
     total, count = t.logprobs(pairs[4:].prompts, [p.texts[0] for p in pairs[4:]])
-    assert (-total.sum()/count.sum()).item() == pytest.approx(t.history.valid.min(), rel=1e-5)
+    assert (-total.sum() / count.sum()).item() == pytest.approx(t.history.valid.min(), rel=1e-5)
 
 
 def test_an_interrupted_translator_says_so_and_a_study_does_not_keep_it(tmp_path, monkeypatch):
-    from softprompt_nb.translation import translation_study as study
-    from softprompt_nb.translation import translator as own
+    from softprompt_nb.studies import translation as study
+    from softprompt_nb.translation.translator import translator as own
+
     lm, epoch, done = lm_of(), own._epoch, []
+
     def stops(*a):
         done.append(1)
-        if len(done) % 2 == 0: raise KeyboardInterrupt
+        if len(done) % 2 == 0:
+            raise KeyboardInterrupt
         return epoch(*a)
+
     monkeypatch.setattr(own, "_epoch", stops)
     t = Translator.fit(lm, random_pairs(lm, 6), random_pairs(lm, 3), epochs=3, batch_size=4, progress=False)
     assert t.interrupted and len(t.history) == 1 and "interrupted" in repr(t) and math.isfinite(t.history.valid[0])
     c = study.StudyRun(translator=dict(epochs=3, batch_size=4), progress=False)
-    with pytest.raises(KeyboardInterrupt): study._translators(c, lm, random_pairs(lm, 6), random_pairs(lm, 3), None, tmp_path)
-    assert not (tmp_path/"translator").exists()
+    with pytest.raises(KeyboardInterrupt):
+        study._translators(c, lm, random_pairs(lm, 6), random_pairs(lm, 3), None, tmp_path)
+    assert not (tmp_path / "translator").exists()
     monkeypatch.setattr(own, "_epoch", epoch)
-    assert not study._translators(c, lm, random_pairs(lm, 6), random_pairs(lm, 3), None, tmp_path)["translator"].interrupted and (tmp_path/"shuffled").is_dir()
+    assert (
+        not study._translators(c, lm, random_pairs(lm, 6), random_pairs(lm, 3), None, tmp_path)[
+            "translator"
+        ].interrupted
+        and (tmp_path / "shuffled").is_dir()
+    )
 
 
 def test_a_validation_loss_that_is_no_number_ends_no_training(monkeypatch):
-    from softprompt_nb.translation import translator as own
+    from softprompt_nb.translation.translator import translator as own
+
     monkeypatch.setattr(own, "_validate", lambda t, items: float("nan"))
     lm = lm_of()
-    assert len(Translator.fit(lm, random_pairs(lm, 4), random_pairs(lm, 2), epochs=2, patience=5, batch_size=4, progress=False).history) == 2
+    assert (
+        len(
+            Translator.fit(
+                lm, random_pairs(lm, 4), random_pairs(lm, 2), epochs=2, patience=5, batch_size=4, progress=False
+            ).history
+        )
+        == 2
+    )
 
 
 def test_a_seed_decides_everything():
     lm, pairs = lm_of(), random_pairs(lm_of(), 6)
-    a, b, c = (Translator.fit(lm, pairs, epochs=2, batch_size=2, noise=.5, seed=s, progress=False).history.loss.tolist() for s in (0, 0, 1))
+    a, b, c = (
+        Translator.fit(lm, pairs, epochs=2, batch_size=2, noise=0.5, seed=s, progress=False).history.loss.tolist()
+        for s in (0, 0, 1)
+    )
     assert a == b != c
 
 
@@ -229,10 +332,12 @@ def test_prompts_of_another_width_come_through_a_map(tmp_path):
     pairs = Pairs(Pair(SoftPrompt(torch.randn(2, 20, generator=g)), (f"say {c}",), c) for c in "abcdef")
     t = Translator.fit(lm, pairs, epochs=10, batch_size=3, lr=5e-3, map_lr=1e-2, progress=False)
     assert t.map.shape == (20, lm.d_model) and t.history.loss.iloc[-1] < t.history.loss.iloc[0]
-    again = Translator.load(t.save(tmp_path/"t"), lm)
+    again = Translator.load(t.save(tmp_path / "t"), lm)
     assert torch.equal(again.map, t.map) and again.candidates(pairs.prompts, 2) == t.candidates(pairs.prompts, 2)
-    with pytest.raises(ValueError, match="width 20"): t.translate(SoftPrompt.init(lm, 2))
-    with pytest.raises(ValueError, match="leave map out"): Translator.fit(lm, pairs, map=False, progress=False)
+    with pytest.raises(ValueError, match="width 20"):
+        t.translate(SoftPrompt.init(lm, 2))
+    with pytest.raises(ValueError, match="leave map out"):
+        Translator.fit(lm, pairs, map=False, progress=False)
 
 
 @pytest.mark.parametrize("how", ["beam", "sample"])
@@ -243,28 +348,44 @@ def test_candidates_are_sorted_distinct_and_have_their_probability(how):
     for p, cs in zip(pairs, found):
         assert 1 <= len(cs) <= 4 and len({c.text for c in cs}) == len(cs)
         assert [c.logprob for c in cs] == sorted((c.logprob for c in cs), reverse=True)
-        alone, count = t.logprobs([p.prompt]*len(cs), [c.text for c in cs])
-        assert torch.allclose(alone, torch.tensor([c.logprob for c in cs]), atol=1e-3) and count.tolist() == [c.tokens for c in cs]
+        alone, count = t.logprobs([p.prompt] * len(cs), [c.text for c in cs])
+        assert torch.allclose(alone, torch.tensor([c.logprob for c in cs]), atol=1e-3) and count.tolist() == [
+            c.tokens for c in cs
+        ]
     assert t.candidates(pairs.prompts, 4, how, max_new_tokens=8, batch_size=6) == found or how == "sample"
 
 
-@pytest.mark.parametrize("call, words", [(lambda t, p: t.candidates(p.prompts, how="guess"), "beam"), (lambda t, p: t.translate(p.prompts, inputs=[["a"]]*6), "give lm="), (lambda t, p: TranslatorConfig(how="half"), "full"),
-                                         (lambda t, p: Translator.fit(lm_of(), Pairs(), progress=False), "no pairs"), (lambda t, p: Translator.load("/nowhere", lm_of()), "holds no"), (lambda t, p: prefer(t, []), "no preferences"),
-                                         (lambda t, p: t.calibrate([], []), "at least 8"), (lambda t, p: text_divergence(lm_of(), p[0].prompt, ["a"], []), "no inputs")])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda t, p: t.candidates(p.prompts, how="guess"), "beam"),
+        (lambda t, p: t.translate(p.prompts, inputs=[["a"]] * 6), "give lm="),
+        (lambda t, p: TranslatorConfig(how="half"), "full"),
+        (lambda t, p: Translator.fit(lm_of(), Pairs(), progress=False), "no pairs"),
+        (lambda t, p: Translator.load("/nowhere", lm_of()), "holds no"),
+        (lambda t, p: prefer(t, []), "no preferences"),
+        (lambda t, p: t.calibrate([], []), "at least 8"),
+        (lambda t, p: text_divergence(lm_of(), p[0].prompt, ["a"], []), "no inputs"),
+    ],
+)
 def test_bad_calls_are_said(call, words):
     pairs = random_pairs(lm_of(), 6)
-    if "fit" not in _made: _made["fit"] = Translator.fit(lm_of(), pairs, epochs=1, progress=False)
-    with pytest.raises(ValueError, match=words): call(_made["fit"], pairs)
+    if "fit" not in _made:
+        _made["fit"] = Translator.fit(lm_of(), pairs, epochs=1, progress=False)
+    with pytest.raises(ValueError, match=words):
+        call(_made["fit"], pairs)
 
 
 def test_nothing_but_a_translator_is_replaced(tmp_path):
-    (tmp_path/"notes.txt").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine")
     t = Translator.fit(lm_of(), random_pairs(lm_of(), 2), epochs=1, progress=False)
-    with pytest.raises(FileExistsError): t.save(tmp_path)
-    assert (tmp_path/"notes.txt").read_text() == "mine"
+    with pytest.raises(FileExistsError):
+        t.save(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 # re-ranking
+
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
 def test_divergence_is_that_of_the_whole_distributions(family):
@@ -277,9 +398,13 @@ def test_divergence_is_that_of_the_whole_distributions(family):
         kl = []
         for x, y in zip(inputs, said):
             tail = [*tok(y), lm.tokenizer.eos_token_id]
-            a = lm.model(inputs_embeds=torch.cat([p.vectors, lm.embed(torch.tensor([*tok(x), *tail]))])[None]).logits[0, -len(tail)-1:-1].log_softmax(-1)
-            b = lm.model(torch.tensor([[*tok(f"{t}\n{x}"), *tail]])).logits[0, -len(tail)-1:-1].log_softmax(-1)
-            kl += (a.exp()*(a-b)).sum(-1).tolist()
+            a = (
+                lm.model(inputs_embeds=torch.cat([p.vectors, lm.embed(torch.tensor([*tok(x), *tail]))])[None])
+                .logits[0, -len(tail) - 1 : -1]
+                .log_softmax(-1)
+            )
+            b = lm.model(torch.tensor([[*tok(f"{t}\n{x}"), *tail]])).logits[0, -len(tail) - 1 : -1].log_softmax(-1)
+            kl += (a.exp() * (a - b)).sum(-1).tolist()
         assert got == pytest.approx(np.mean(kl), rel=1e-3, abs=1e-5)
 
 
@@ -289,36 +414,57 @@ def test_what_a_texts_inputs_share_is_computed_once_and_changes_nothing(inputs):
     p = SoftPrompt.init(lm, 3, "gaussian", seed=1)
     said = answers_of(lm, [p], [inputs], 4)[0]
     together, small = (text_divergence(lm, p, texts, inputs, said, batch_size=b) for b in (64, 2))
-    one_by_one = np.mean([text_divergence(lm, p, texts, [x], [y]) for x, y in zip(inputs, said)], axis=0) if len(set(map(len, said))) == 1 else together
-    assert together == pytest.approx(small, rel=1e-3, abs=1e-5) and together == pytest.approx(one_by_one, rel=1e-3, abs=1e-5)
+    one_by_one = (
+        np.mean([text_divergence(lm, p, texts, [x], [y]) for x, y in zip(inputs, said)], axis=0)
+        if len(set(map(len, said))) == 1
+        else together
+    )
+    assert together == pytest.approx(small, rel=1e-3, abs=1e-5) and together == pytest.approx(
+        one_by_one, rel=1e-3, abs=1e-5
+    )
 
 
 def test_a_text_as_a_prompt_is_itself_the_most_faithful():
     lm = lm_of()
     p = SoftPrompt.init(lm, how="text", n=4, text="say\n")
-    found, kl = rerank(lm, [p], [[Candidate("do", 0., 2), Candidate("say", -5., 3), Candidate("", -9., 1)]], [["ab", "cd"]], max_new_tokens=4, prior=0.)
+    found, kl = rerank(
+        lm,
+        [p],
+        [[Candidate("do", 0.0, 2), Candidate("say", -5.0, 3), Candidate("", -9.0, 1)]],
+        [["ab", "cd"]],
+        max_new_tokens=4,
+        prior=0.0,
+    )
     assert found[0][0].text == "say" and kl[0][0] < 1e-5 < kl[0][1] <= kl[0][2]
 
 
-@pytest.mark.parametrize("prior", [0., .003, .03, 100.])
+@pytest.mark.parametrize("prior", [0.0, 0.003, 0.03, 100.0])
 def test_the_order_is_that_of_divergence_less_a_share_of_the_log_probability(prior):
-    lm, inputs, cs = lm_of(), ["ab", "cd"], [Candidate("do", -1., 2), Candidate("say", -2., 3), Candidate("", -1.5, 1), Candidate("do it", -.1, 3)]
+    lm, inputs, cs = (
+        lm_of(),
+        ["ab", "cd"],
+        [Candidate("do", -1.0, 2), Candidate("say", -2.0, 3), Candidate("", -1.5, 1), Candidate("do it", -0.1, 3)],
+    )
     p = SoftPrompt.init(lm, 3, "gaussian", seed=1)
     said = answers_of(lm, [p], [inputs], 5)[0]
-    value = {c.text: prior*c.logprob - kl for c, kl in zip(cs, text_divergence(lm, p, [c.text for c in cs], inputs, said))}
+    value = {
+        c.text: prior * c.logprob - kl for c, kl in zip(cs, text_divergence(lm, p, [c.text for c in cs], inputs, said))
+    }
     found, kls = rerank(lm, [p], [cs], [inputs], max_new_tokens=5, prior=prior)
-    assert [c.text for c in found[0]] == sorted(value, key=value.get, reverse=True) and kls[0] == pytest.approx(text_divergence(lm, p, [c.text for c in found[0]], inputs, said), abs=1e-6)
+    assert [c.text for c in found[0]] == sorted(value, key=value.get, reverse=True) and kls[0] == pytest.approx(
+        text_divergence(lm, p, [c.text for c in found[0]], inputs, said), abs=1e-6
+    )
 
 
 def test_equally_faithful_candidates_stay_in_the_translators_order():
     lm = lm_of()
     p = SoftPrompt.init(lm, how="text", n=4, text="say\n")
-    found, _ = rerank(lm, [p], [[Candidate("say", -3., 3), Candidate("say", -1., 3)]], [["ab"]], max_new_tokens=3)
-    assert [c.logprob for c in found[0]] == [-1., -3.]
+    found, _ = rerank(lm, [p], [[Candidate("say", -3.0, 3), Candidate("say", -1.0, 3)]], [["ab"]], max_new_tokens=3)
+    assert [c.logprob for c in found[0]] == [-1.0, -3.0]
 
 
 def test_an_instruction_with_braces_is_put_as_it_is():
-    assert ask('answer in { " x " }', "in {0}") == 'answer in { " x " }\nin {0}' and ask("", "in") == "in"
+    assert instructed('answer in { " x " }', "in {0}") == 'answer in { " x " }\nin {0}' and instructed("", "in") == "in"
 
 
 def test_refining_finds_the_word_that_the_model_says_and_never_loses(monkeypatch):
@@ -326,12 +472,14 @@ def test_refining_finds_the_word_that_the_model_says_and_never_loses(monkeypatch
     lm, t = lm_of(), Translator.fit(lm_of(), random_pairs(lm_of(), 2), epochs=1, progress=False)
     ids = lm.tokenizer("put cat .\n", add_special_tokens=False)["input_ids"]
     p = SoftPrompt(lm.embed(torch.tensor(ids)).detach())
-    cs = [Candidate("put dog .", -1., 9), Candidate("put fox .", -2., 9)]
+    cs = [Candidate("put dog .", -1.0, 9), Candidate("put fox .", -2.0, 9)]
     inputs = ["ab", "cd"]
     monkeypatch.setattr(reranking, "said_words", lambda *a: ["cat"])
     kl = text_divergence(lm, p, [c.text for c in cs], inputs)
     found, kls = refine(t, lm, [p], [cs], [kl], [inputs])
-    assert found[0][0].text == "put cat ." and kls[0][0] < 1e-5 and kls[0] == sorted(kls[0]) and len(found[0]) == len(cs)
+    assert (
+        found[0][0].text == "put cat ." and kls[0][0] < 1e-5 and kls[0] == sorted(kls[0]) and len(found[0]) == len(cs)
+    )
     same, again = refine(t, lm, [p], [cs], [kl], [inputs], rounds=0)
     assert again[0] == sorted(kl) and {c.text for c in same[0]} == {c.text for c in cs}
 
@@ -344,11 +492,21 @@ def test_preferences_move_the_odds_and_not_the_reference():
     lm, pairs = lm_of(), random_pairs(lm_of(), 6)
     t = Translator.fit(lm, pairs, epochs=3, batch_size=3, progress=False)
     chosen = [(p.prompt, p.texts[1], p.texts[0]) for p in pairs]
-    odds = lambda t: (t.logprobs([p for p, _, _ in chosen], [a for _, a, _ in chosen])[0] - t.logprobs([p for p, _, _ in chosen], [b for _, _, b in chosen])[0]).mean().item()
+    odds = lambda t: (
+        (
+            t.logprobs([p for p, _, _ in chosen], [a for _, a, _ in chosen])[0]
+            - t.logprobs([p for p, _, _ in chosen], [b for _, _, b in chosen])[0]
+        )
+        .mean()
+        .item()
+    )
     before = odds(t)
     new = prefer(t, chosen, epochs=5, batch_size=3, lr=1e-3)
     assert odds(t) == before < odds(new)
-    assert new.record["dpo_first"] == pytest.approx(math.log(2), rel=1e-4) and new.record["dpo_last"] < new.record["dpo_first"]
+    assert (
+        new.record["dpo_first"] == pytest.approx(math.log(2), rel=1e-4)
+        and new.record["dpo_last"] < new.record["dpo_first"]
+    )
 
 
 @given(st.integers(0, 10**6))
@@ -356,20 +514,24 @@ def test_preferences_move_the_odds_and_not_the_reference():
 def test_confidence_is_calibrated_where_it_can_be(seed):
     g = np.random.default_rng(seed)
     lp = -g.exponential(2, 400)
-    p = 1/(1+np.exp(-(2+lp)))
+    p = 1 / (1 + np.exp(-(2 + lp)))
     works = g.random(400) < p
 
-    class T: calibration = None
+    class T:
+        calibration = None
+
     said = [type("S", (), dict(candidates=(Candidate("", l, 5),), kl=()))() for l in lp]
     c = Translator.calibrate(T(), said[:200], works[:200]).calibration
     sure = [c(s.candidates) for s in said]
-    assert np.abs(np.array(sure) - p).mean() < .1 and c(said[0].candidates, (.1,)) is None
+    assert np.abs(np.array(sure) - p).mean() < 0.1 and c(said[0].candidates, (0.1,)) is None
     assert sorted(sure) == [s for _, s in sorted(zip(lp, sure))]
-    assert reliability(sure[200:], works[200:]).brier < .25
+    assert reliability(sure[200:], works[200:]).brier < 0.25
 
 
 def test_a_confidence_where_everything_works_stays_finite():
-    class T: calibration = None
-    said = [type("S", (), dict(candidates=(Candidate("", -i, 5),), kl=(.1*i,)))() for i in range(10)]
-    c = Translator.calibrate(T(), said, [True]*10).calibration
-    assert .9 < c(said[0].candidates, (.1,)) <= 1 and c(said[0].candidates) is None and isinstance(c, Confidence)
+    class T:
+        calibration = None
+
+    said = [type("S", (), dict(candidates=(Candidate("", -i, 5),), kl=(0.1 * i,)))() for i in range(10)]
+    c = Translator.calibrate(T(), said, [True] * 10).calibration
+    assert 0.9 < c(said[0].candidates, (0.1,)) <= 1 and c(said[0].candidates) is None and isinstance(c, Confidence)

@@ -1,6 +1,7 @@
 """A warm process that the tests of sweeps fork from, as importing torch anew for each of many kills would take minutes.
 
 Reads one job a line (JSON: name and arguments), does it in a forked child, and answers with one line of JSON."""
+
 import json
 import multiprocessing
 import os
@@ -14,31 +15,38 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-
-from softprompt_nb import files
-from softprompt_nb.training import sweep as module
-from softprompt_nb.training.configs import TuneConfig, _model
-from softprompt_nb.training.runs import RunStore, StoreError, content_hash
-from softprompt_nb.training.sweep import Serial, sweep
 from toys import Trouble, Walk
+
+from softprompt_nb.experiments.configs import TuneConfig, _model
+from softprompt_nb.experiments.runs import RunStore, StoreError, content_hash
+from softprompt_nb.experiments.sweep import Serial, sweep
 
 FORK = multiprocessing.get_context("fork")
 WALKS = [Walk(seed) for seed in range(16)]
-TUNES = [TuneConfig(data="lab:plural", n=n, seed=seed, steps=6, test=5, checkpoints=3, save_every=2) for n in (1, 3) for seed in (0, 1)]
+TUNES = [
+    TuneConfig(data="lab:plural", n=n, seed=seed, steps=6, test=5, checkpoints=3, save_every=2)
+    for n in (1, 3)
+    for seed in (0, 1)
+]
 
 
 def forked(configs, folder):
     "A sweep on two forked workers."
-    with ProcessPoolExecutor(2, FORK) as pool: return sweep(configs, folder, pool, progress=False)
+    with ProcessPoolExecutor(2, FORK) as pool:
+        return sweep(configs, folder, pool, progress=False)
 
 
 def group(job):
     "Run `job` in a child with a process group of its own."
     pid = os.fork()
-    if pid: return pid
+    if pid:
+        return pid
     os.setsid()
-    try: job(); os._exit(0)
-    except BaseException: traceback.print_exc()
+    try:
+        job()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
     os._exit(1)
 
 
@@ -51,20 +59,28 @@ def ended(pid, block=True):
 def dies_at(n):
     "From now on each process counts its own steps of writing, and at the n-th kills its whole group, before or after the step."
     left, after = [n], n % 2
+
     def wrap(f):
         def g(*a, **k):
             left[0] -= 1
-            if left[0] == 0 and not after: os.killpg(0, signal.SIGKILL)
-            try: return f(*a, **k)
+            if left[0] == 0 and not after:
+                os.killpg(0, signal.SIGKILL)
+            try:
+                return f(*a, **k)
             finally:
-                if left[0] == 0 and after: os.killpg(0, signal.SIGKILL)
+                if left[0] == 0 and after:
+                    os.killpg(0, signal.SIGKILL)
+
         return g
-    for name in ("fsync", "replace", "rename", "mkdir", "unlink"): setattr(os, name, wrap(getattr(os, name)))
+
+    for name in ("fsync", "replace", "rename", "mkdir", "unlink"):
+        setattr(os, name, wrap(getattr(os, name)))
 
 
 def read_all(store):
     "Read every record with all its files; whatever is readable at all must be whole."
-    for r in store: r.history, r.arrays, [r._file(name) for name in r.data["files"]]
+    for r in store:
+        r.history, r.arrays, [r._file(name) for name in r.data["files"]]
 
 
 def content(store):
@@ -72,7 +88,12 @@ def content(store):
     out = {}
     for r in store:
         info = {k: v for k, v in r.info.items() if k != "seconds"}
-        out[r.id] = [r.config, r.metrics, info, {n: h for n, h in r.data["files"].items() if not n.endswith("softprompt.json")}]
+        out[r.id] = [
+            r.config,
+            r.metrics,
+            info,
+            {n: h for n, h in r.data["files"].items() if not n.endswith("softprompt.json")},
+        ]
     return out
 
 
@@ -81,7 +102,7 @@ def same_as_unkilled(folder, configs):
     sweep(configs, calm, Serial(), progress=False)
     assert content(store) == content(calm) and set(store.ids()) == {content_hash(c) for c in configs}
     left = [p.name for p in store.folder.iterdir() if p.name not in (*store.ids(), "work", "failed")]
-    assert not left and not list((store.folder/"work").iterdir()), (left, list((store.folder/"work").iterdir()))
+    assert not left and not list((store.folder / "work").iterdir()), (left, list((store.folder / "work").iterdir()))
 
 
 def killed(folder, kind, kills, most, seed):
@@ -89,13 +110,15 @@ def killed(folder, kind, kills, most, seed):
     configs, rng, store = dict(walks=WALKS, tunes=TUNES)[kind], random.Random(seed), RunStore(folder)
     recorded = []
     for k in range(kills):
+
         def job(n=rng.randint(1, most)):
             dies_at(n)
             forked(configs, folder)
+
         pid = group(job)
         while (code := ended(pid, block=False)) is None:
             read_all(store)
-            time.sleep(.01)
+            time.sleep(0.01)
         assert code == -signal.SIGKILL, f"kill {k}: the sweep ended with {code} before it could be killed"
         read_all(store)
         recorded.append(len(store))
@@ -111,9 +134,11 @@ def killed_by_the_clock(folder, kills, seed):
     codes = []
     for _ in range(kills):
         pid = group(lambda: forked(configs, folder))
-        time.sleep(rng.uniform(.02, .25))
-        try: os.killpg(pid, signal.SIGKILL)
-        except ProcessLookupError: pass
+        time.sleep(rng.uniform(0.02, 0.25))
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
         codes.append(ended(pid))
         read_all(RunStore(folder))
     assert ended(group(lambda: forked(configs, folder))) == 0
@@ -123,9 +148,12 @@ def killed_by_the_clock(folder, kills, seed):
 
 def shared(folder, kill):
     "Two sweeps on one store; the first may be killed in the middle."
+
     def job(name):
         s = forked(WALKS, folder)
-        with open(f"{folder}-{name}", "w") as f: json.dump([s.done, s.there, s.failed], f)
+        with open(f"{folder}-{name}", "w") as f:
+            json.dump([s.done, s.there, s.failed], f)
+
     a = group(lambda: (dies_at(25) if kill else None, job("a")))
     b = group(lambda: job("b"))
     assert ended(a) == (-signal.SIGKILL if kill else 0) and ended(b) == 0
@@ -137,8 +165,10 @@ def shared(folder, kill):
 
 def alive(pid):
     "Is there such a process, and not only its entry in the table?"
-    try: return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z"
-    except OSError: return False
+    try:
+        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def orphans(folder):
@@ -149,17 +179,18 @@ def orphans(folder):
     pid = group(lambda: sweep(configs, folder, workers=2, progress=False))
     while len(list(signs.iterdir())) < 2:
         assert ended(pid, block=False) is None, "the sweep ended by itself"
-        time.sleep(.05)
+        time.sleep(0.05)
     pids = [int(s.name.split("-")[1]) for s in signs.iterdir()]
     assert pid not in pids and all(map(alive, pids))
     os.kill(pid, signal.SIGKILL)
     ended(pid)
     for _ in range(600):
-        if not any(map(alive, pids)): break
-        time.sleep(.1)
+        if not any(map(alive, pids)):
+            break
+        time.sleep(0.1)
     assert not any(map(alive, pids)), "workers outlive their parent"
     assert len(RunStore(folder)) == 0
-    (signs/"go").touch()
+    (signs / "go").touch()
     assert len(sweep(configs, folder, Serial(), progress=False).done) == 3
     return len(pids)
 
@@ -176,10 +207,14 @@ def own_pool(folder, whats, workers):
 def full_disk(folder, what):
     "A sweep on a disk that takes no file over 100 kB, and then one on a better disk."
     configs = [Trouble("", 1), Trouble(what, 2), Trouble("", 3)]
+
     def job():
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        try: sweep(configs, folder, Serial(), progress=False)
-        except StoreError as e: print(e, file=open(f"{folder}-said", "w"))
+        try:
+            sweep(configs, folder, Serial(), progress=False)
+        except StoreError as e:
+            print(e, file=open(f"{folder}-said", "w"))
+
     assert ended(group(job)) == 0
     store, said = RunStore(folder), open(f"{folder}-said").read()
     read_all(store)
@@ -190,20 +225,25 @@ def full_disk(folder, what):
 
 def main():
     torch.set_num_threads(1)
-    _model("lab-instruct-s", None, None) # forked children find it here
+    _model("lab-instruct-s", None, None)  # forked children find it here
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
         name, args = json.loads(line)
         r, w = os.pipe()
         if (pid := os.fork()) == 0:
-            try: answer = dict(value=globals()[name](*args))
-            except BaseException: answer = dict(error=traceback.format_exc())
-            with os.fdopen(w, "w") as f: json.dump(answer, f)
+            try:
+                answer = dict(value=globals()[name](*args))
+            except BaseException:
+                answer = dict(error=traceback.format_exc())
+            with os.fdopen(w, "w") as f:
+                json.dump(answer, f)
             os._exit(0)
         os.close(w)
-        with os.fdopen(r) as f: print(f.read() or json.dumps(dict(error="the job died")), file=out, flush=True)
+        with os.fdopen(r) as f:
+            print(f.read() or json.dumps(dict(error="the job died")), file=out, flush=True)
         os.waitpid(pid, 0)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@
 
 Prompts: ten vocabulary rows, 80 steps of 16 examples, the defaults of `tune`, one seed. The closing lines count how many tasks the model masters with their instruction (95 %), and how many of those the tuned
 vectors bring to 97 %."""
+
 import argparse
 import json
 import platform
@@ -13,12 +14,12 @@ from pathlib import Path
 import torch
 import transformers
 
+from softprompt_nb.engine.inference import exact_match
+from softprompt_nb.experiments.configs import _draw
 from softprompt_nb.lab.world import TASKS, lab_task, with_instruction, with_shots
-from softprompt_nb.lm import load_lm
+from softprompt_nb.load import load_lm
 from softprompt_nb.measure import proportion
 from softprompt_nb.prompts import SoftPrompt
-from softprompt_nb.training.configs import _draw
-from softprompt_nb.training.inference import exact_match
 from softprompt_nb.training.tuning import tune
 
 HOWS = ("alone", "examples", "instruction", "tuned")
@@ -29,8 +30,20 @@ def one(lm, name, seed):
     task = lab_task(name)
     train, test = _draw(task, 400, 0, "train"), _draw(task, 200, 0, "test")
     run = tune(lm, SoftPrompt.init(lm, n=10, seed=seed), train, steps=80, batch_size=16, seed=seed, progress=False)
-    got = dict(alone=exact_match(lm, None, test), examples=exact_match(lm, None, with_shots(task, test, 5)), instruction=exact_match(lm, None, with_instruction(task, test)), tuned=exact_match(lm, run.prompt, test))
-    return dict(task=name, kind=task.kind, train=len(train), n=len(test), seconds=round(run.record["seconds"], 2), **{k: [round(m.value, 4), round(m.low, 4), round(m.high, 4)] for k, m in got.items()})
+    got = dict(
+        alone=exact_match(lm, None, test),
+        examples=exact_match(lm, None, with_shots(task, test, 5)),
+        instruction=exact_match(lm, None, with_instruction(task, test)),
+        tuned=exact_match(lm, run.prompt, test),
+    )
+    return dict(
+        task=name,
+        kind=task.kind,
+        train=len(train),
+        n=len(test),
+        seconds=round(run.record["seconds"], 2),
+        **{k: [round(m.value, 4), round(m.low, 4), round(m.high, 4)] for k, m in got.items()},
+    )
 
 
 def main():
@@ -45,19 +58,44 @@ def main():
     for name in a.tasks:
         r = one(lm, name, a.seed)
         rows.append(r)
-        print(f"{name:18} {r['n']:4} " + " ".join(f"{r[k][0]:6.3f}" for k in HOWS) + f" {r['tuned'][1]:5.2f} {r['seconds']:5.1f}", flush=True)
-    mastered = [r for r in rows if r["instruction"][0] >= .95]
-    reached = [r["tuned"][0] >= .97 for r in mastered]
-    summary = dict(tasks=len(rows), mastered_with_instruction=len(mastered), reached_by_tuning=sum(reached), mean_alone=sum(r["alone"][0] for r in rows)/len(rows),
-                   mean_alone_of_mastered=sum(r["alone"][0] for r in mastered)/max(1, len(mastered)), mean_tuned=sum(r["tuned"][0] for r in rows)/len(rows), median_seconds=sorted(r["seconds"] for r in rows)[len(rows)//2])
-    print(f"\n{len(mastered)} of {len(rows)} tasks at 95 % or more with their instruction; ten vectors bring {proportion(reached or [False])} of those to 97 %. "
-          f"Alone: {summary['mean_alone']:.3f} on average ({summary['mean_alone_of_mastered']:.3f} over those). Median tuning: {summary['median_seconds']} s.")
+        print(
+            f"{name:18} {r['n']:4} "
+            + " ".join(f"{r[k][0]:6.3f}" for k in HOWS)
+            + f" {r['tuned'][1]:5.2f} {r['seconds']:5.1f}",
+            flush=True,
+        )
+    mastered = [r for r in rows if r["instruction"][0] >= 0.95]
+    reached = [r["tuned"][0] >= 0.97 for r in mastered]
+    summary = dict(
+        tasks=len(rows),
+        mastered_with_instruction=len(mastered),
+        reached_by_tuning=sum(reached),
+        mean_alone=sum(r["alone"][0] for r in rows) / len(rows),
+        mean_alone_of_mastered=sum(r["alone"][0] for r in mastered) / max(1, len(mastered)),
+        mean_tuned=sum(r["tuned"][0] for r in rows) / len(rows),
+        median_seconds=sorted(r["seconds"] for r in rows)[len(rows) // 2],
+    )
+    print(
+        f"\n{len(mastered)} of {len(rows)} tasks at 95 % or more with their instruction; ten vectors bring {proportion(reached or [False])} of those to 97 %. "
+        f"Alone: {summary['mean_alone']:.3f} on average ({summary['mean_alone_of_mastered']:.3f} over those). Median tuning: {summary['median_seconds']} s."
+    )
     if a.save:
-        record = dict(date=str(date.today()), model=a.model, seed=a.seed, device=f"{lm.device}, {torch.get_num_threads()} threads", versions=dict(python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__), summary=summary, rows=rows)
-        path = Path(__file__).parent/"results"/f"lab-{date.today()}-{a.model}.json"
+        record = dict(
+            date=str(date.today()),
+            model=a.model,
+            seed=a.seed,
+            device=f"{lm.device}, {torch.get_num_threads()} threads",
+            versions=dict(
+                python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__
+            ),
+            summary=summary,
+            rows=rows,
+        )
+        path = Path(__file__).parent / "results" / f"lab-{date.today()}-{a.model}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n")
         print("kept in", path.relative_to(Path(__file__).parents[2]))
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

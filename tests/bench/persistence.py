@@ -4,6 +4,7 @@
 
 Gaussian clouds in 768 dimensions, in single precision. Both sides do the same: a forward and a backward pass of the total lifetime of H0 and H1. gudhi's simplex tree gets the matrix of distances, and the edges that its `flag_persistence_generators`
 names are gathered from that matrix by torch. How long the generators alone take is shown too. The two are run in turn; ratios are taken within a repeat, and medians are shown with the smallest and largest."""
+
 import argparse
 import json
 import os
@@ -42,7 +43,7 @@ def theirs(x):
     d = torch.nn.functional.pdist(x.double())
     h0, h1 = generators(squareform(d.detach().numpy()))[:2]
     loops = torch.as_tensor(np.concatenate([*h1, np.zeros((0, 4), int)]))
-    number = lambda e: (lambda a, b: a*(2*len(x) - a - 1)//2 + b - a - 1)(e.amin(1), e.amax(1))
+    number = lambda e: (lambda a, b: a * (2 * len(x) - a - 1) // 2 + b - a - 1)(e.amin(1), e.amax(1))
     total = d[number(torch.as_tensor(h0[:, 1:]))].sum() + (d[number(loops[:, 2:])] - d[number(loops[:, :2])]).sum()
     return torch.autograd.grad(total.float(), x)[0]
 
@@ -50,7 +51,7 @@ def theirs(x):
 def ms(f, *args):
     start = time.perf_counter()
     f(*args)
-    return 1e3*(time.perf_counter() - start)
+    return 1e3 * (time.perf_counter() - start)
 
 
 def main():
@@ -64,20 +65,50 @@ def main():
         x = torch.randn(n, 768, generator=torch.Generator().manual_seed(0)).requires_grad_()
         m = squareform(distances(x.detach()).numpy())
         assert torch.allclose(ours(x), theirs(x), atol=1e-5)
-        runs = [(ms(ours, x), ms(theirs, x), ms(generators, m)) for _ in range(a.repeats if n < 200 else max(3, a.repeats//3))]
+        runs = [
+            (ms(ours, x), ms(theirs, x), ms(generators, m))
+            for _ in range(a.repeats if n < 200 else max(3, a.repeats // 3))
+        ]
         mine, gudhis, alone = zip(*runs)
-        ratios = [b/c for c, b in zip(mine, gudhis)]
-        row = dict(n=n, d=768, repeats=len(runs), forward_backward_ms=round(statistics.median(mine), 2), range_ms=[round(min(mine), 2), round(max(mine), 2)], gudhi_forward_backward_ms=round(statistics.median(gudhis), 2),
-                   gudhi_generators_ms=round(statistics.median(alone), 2), times=round(statistics.median(ratios), 1), times_range=[round(min(ratios), 1), round(max(ratios), 1)])
+        ratios = [b / c for c, b in zip(mine, gudhis)]
+        row = dict(
+            n=n,
+            d=768,
+            repeats=len(runs),
+            forward_backward_ms=round(statistics.median(mine), 2),
+            range_ms=[round(min(mine), 2), round(max(mine), 2)],
+            gudhi_forward_backward_ms=round(statistics.median(gudhis), 2),
+            gudhi_generators_ms=round(statistics.median(alone), 2),
+            times=round(statistics.median(ratios), 1),
+            times_range=[round(min(ratios), 1), round(max(ratios), 1)],
+        )
         rows.append(row)
-        print(f"n={n:4}: H0 and H1 forward and backward {row['forward_backward_ms']:7.2f} ms ({row['range_ms'][0]} to {row['range_ms'][1]}); with gudhi's generators {row['gudhi_forward_backward_ms']:8.2f} ms (the generators alone {row['gudhi_generators_ms']}), "
-              f"{row['times']} times as long ({row['times_range'][0]} to {row['times_range'][1]}); {row['repeats']} repeats", flush=True)
-    print(f"one thread; load before {load:.1f} on {os.cpu_count()} cores; at n=100 at most 10 ms are allowed, and at least ten times gudhi's speed is asked for")
+        print(
+            f"n={n:4}: H0 and H1 forward and backward {row['forward_backward_ms']:7.2f} ms ({row['range_ms'][0]} to {row['range_ms'][1]}); with gudhi's generators {row['gudhi_forward_backward_ms']:8.2f} ms (the generators alone {row['gudhi_generators_ms']}), "
+            f"{row['times']} times as long ({row['times_range'][0]} to {row['times_range'][1]}); {row['repeats']} repeats",
+            flush=True,
+        )
+    print(
+        f"one thread; load before {load:.1f} on {os.cpu_count()} cores; at n=100 at most 10 ms are allowed, and at least ten times gudhi's speed is asked for"
+    )
     if a.save:
-        path = Path(__file__).parent/"results"/f"persistence-{date.today()}-cpu.json"
-        note = dict(date=str(date.today()), device="CPU, 1 thread", load=round(load, 1), cores=os.cpu_count(), versions=dict(python=platform.python_version(), torch=torch.__version__, scipy=version("scipy"), gudhi=version("gudhi")), rows=rows)
+        path = Path(__file__).parent / "results" / f"persistence-{date.today()}-cpu.json"
+        note = dict(
+            date=str(date.today()),
+            device="CPU, 1 thread",
+            load=round(load, 1),
+            cores=os.cpu_count(),
+            versions=dict(
+                python=platform.python_version(),
+                torch=torch.__version__,
+                scipy=version("scipy"),
+                gudhi=version("gudhi"),
+            ),
+            rows=rows,
+        )
         path.write_text(json.dumps(note, indent=1) + "\n")
         print("kept in", path.relative_to(Path(__file__).parents[2]))
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

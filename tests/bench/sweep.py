@@ -4,6 +4,7 @@
 
 A run here adds two numbers, so that all the time is overhead: hashing, claim, record (three waits for the disk each), and the way to a worker and back. The start of a pool, in which each worker imports torch and
 transformers, is measured apart from it. Each figure is the median of three, in the same process."""
+
 import argparse
 import json
 import os
@@ -19,20 +20,26 @@ from statistics import median
 
 import torch
 
+from softprompt_nb.experiments.runs import Result, RunStore
+from softprompt_nb.experiments.sweep import sweep
 from softprompt_nb.files import write_file
-from softprompt_nb.training.runs import Result, RunStore
-from softprompt_nb.training.sweep import sweep
 
 
 @dataclass(frozen=True)
 class Add:
     "As little as a run can be."
+
     a: int
     repeat: int = 0
-    def run(self, work): return Result(dict(sum=self.a + 1))
+
+    def run(self, work):
+        return Result(dict(sum=self.a + 1))
 
 
-def add(c): return c.run(None).metrics
+def add(c):
+    return c.run(None).metrics
+
+
 def took(f):
     start = time.perf_counter()
     f()
@@ -46,9 +53,11 @@ def main():
     ap.add_argument("--save", action="store_true", help="keep the table as a dated file in tests/bench/results")
     a = ap.parse_args()
     out, configs = {}, lambda r, n=a.runs: [Add(i, r) for i in range(n)]
-    each = lambda name, f, repeats=3: out.__setitem__(name, round(1000*median(took(lambda: f(r)) for r in range(repeats))/a.runs, 3))
+    each = lambda name, f, repeats=3: out.__setitem__(
+        name, round(1000 * median(took(lambda: f(r)) for r in range(repeats)) / a.runs, 3)
+    )
     with tempfile.TemporaryDirectory() as tmp:
-        each("one durable file", lambda r: [write_file(Path(tmp)/"x", "x") for _ in range(a.runs)])
+        each("one durable file", lambda r: [write_file(Path(tmp) / "x", "x") for _ in range(a.runs)])
         each("bare loop", lambda r: [add(c) for c in configs(r)])
         each("sweep, in this process", lambda r: sweep(configs(r), f"{tmp}/serial", workers=0, progress=False))
         each("sweep, all there already", lambda r: sweep(configs(0), f"{tmp}/serial", workers=0, progress=False))
@@ -61,15 +70,30 @@ def main():
         table = took(lambda: RunStore(f"{tmp}/serial").table())
     start = {"bare pool": round(startup, 2), "default pool of a sweep, from start to end": round(own, 2)}
     print(f"{'ms a run':40} {'':>8}")
-    for k, v in out.items(): print(f"{k:40} {v:8.3f}")
-    print(f"start of a pool in seconds: {start}; table of {3*a.runs} records: {table:.2f} s; {a.runs} runs, {a.workers} workers, load before {os.getloadavg()[0]:.1f}")
+    for k, v in out.items():
+        print(f"{k:40} {v:8.3f}")
+    print(
+        f"start of a pool in seconds: {start}; table of {3 * a.runs} records: {table:.2f} s; {a.runs} runs, {a.workers} workers, load before {os.getloadavg()[0]:.1f}"
+    )
     if a.save:
-        record = dict(date=str(date.today()), runs=a.runs, workers=a.workers, repeats=3, ms_per_run=out, start_seconds=start, table_seconds=round(table, 3), table_rows=3*a.runs, threads=torch.get_num_threads(),
-                      versions=dict(python=platform.python_version(), torch=torch.__version__), cores=os.cpu_count())
-        path = Path(__file__).parent/"results"/f"sweep-{date.today()}-cpu.json"
+        record = dict(
+            date=str(date.today()),
+            runs=a.runs,
+            workers=a.workers,
+            repeats=3,
+            ms_per_run=out,
+            start_seconds=start,
+            table_seconds=round(table, 3),
+            table_rows=3 * a.runs,
+            threads=torch.get_num_threads(),
+            versions=dict(python=platform.python_version(), torch=torch.__version__),
+            cores=os.cpu_count(),
+        )
+        path = Path(__file__).parent / "results" / f"sweep-{date.today()}-cpu.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n")
         print("kept in", path.relative_to(Path(__file__).parents[2]))
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()
