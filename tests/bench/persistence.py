@@ -94,8 +94,10 @@ def main():
         print(
             f"n={n:4}: H0 and H1 forward and backward {row['forward_backward_ms']:7.2f} ms "
             f"({row['range_ms'][0]} to {row['range_ms'][1]}); "
-            f"with gudhi's generators {row['gudhi_forward_backward_ms']:8.2f} ms (the generators alone {row['gudhi_generators_ms']}), "
-            f"{row['times']} times as long ({row['times_range'][0]} to {row['times_range'][1]}); {row['repeats']} repeats",
+            f"with gudhi's generators {row['gudhi_forward_backward_ms']:8.2f} ms "
+            f"(the generators alone {row['gudhi_generators_ms']}), "
+            f"{row['times']} times as long ({row['times_range'][0]} to {row['times_range'][1]}); "
+            f"{row['repeats']} repeats",
             flush=True,
         )
     print(
