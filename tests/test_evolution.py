@@ -1,4 +1,5 @@
-"""Summaries and distances against formulas and assignments, nulls against their own draws, evolution, rank correlations, and the comparison of arms."""
+"""Summaries and distances against formulas and assignments, nulls against their own draws, evolution, rank
+correlations, and the comparison of arms."""
 
 import math
 
@@ -39,13 +40,13 @@ def cloud(n, d, seed=0):
 def test_summaries_are_their_formulas(n, d, seed):
     dgms = persistence(cloud(n, d, seed))
     s, bars = summarize(dgms), [x.numpy()[:, 1] - x.numpy()[:, 0] for x in dgms]
-    for k, l in enumerate(bars):
-        p = l[l > 0] / l.sum() if len(l) else l
+    for k, lifetimes in enumerate(bars):
+        p = lifetimes[lifetimes > 0] / lifetimes.sum() if len(lifetimes) else lifetimes
         want = dict(
-            count=len(l),
-            total=l.sum(),
-            mean=l.mean() if len(l) else 0,
-            max=l.max(initial=0),
+            count=len(lifetimes),
+            total=lifetimes.sum(),
+            mean=lifetimes.mean() if len(lifetimes) else 0,
+            max=lifetimes.max(initial=0),
             entropy=-(p * np.log(p)).sum(),
         )
         assert {f"H{k} {name}": pytest.approx(v, abs=1e-9) for name, v in want.items()} == {
@@ -77,7 +78,10 @@ def test_entropy_and_total_are_differentiable():
 
 def costs(a, b, order):
     "Of every move of a bar to another or to the diagonal."
-    gap = lambda v: (v[:, 1] - v[:, 0]) / 2 ** (1 / order)
+
+    def gap(v):
+        return (v[:, 1] - v[:, 0]) / 2 ** (1 / order)
+
     m, n = len(a), len(b)
     cost = np.zeros((m + n, m + n))
     cost[:m, :n] = np.linalg.norm(a[:, None] - b, order, axis=-1)
@@ -91,7 +95,8 @@ def wasserstein(a, b):
 
 
 def bottleneck(a, b):
-    "The least length that a perfect matching can keep to (gudhi 3.13's own function is up to a tenth too large in one of a hundred small cases)."
+    """The least length that a perfect matching can keep to (gudhi 3.13's own function is up to a tenth too large in
+    one of a hundred small cases)."""
     long = costs(a, b, np.inf)
     long[: len(a), len(b) :], long[len(a) :, : len(b)] = ((a[:, 1] - a[:, 0]) / 2)[:, None], (b[:, 1] - b[:, 0]) / 2
     return next(
@@ -131,7 +136,10 @@ def test_curves_and_images():
 def test_null_clouds_have_the_number_dimension_and_spread(spread):
     x = 7 + cloud(12, 5) * torch.tensor([5.0, 1, 1, 0.1, 2])
     g = gaussian_clouds(x, 4000, 0, spread)
-    ms = lambda p: torch.pdist(p).square().mean().item()
+
+    def ms(p):
+        return torch.pdist(p).square().mean().item()
+
     assert g.shape == (4000, 12, 5) and all(ms(p) == pytest.approx(ms(x)) for p in g[:100])
     c = torch.cov(g.reshape(-1, 5).T) / torch.cov(x.T).trace()
     want = torch.cov(x.T) / torch.cov(x.T).trace() if spread == "covariance" else torch.eye(5).double() / 5

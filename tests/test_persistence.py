@@ -1,4 +1,5 @@
-"""Diagrams, critical edges and gradients against gudhi, finite differences and a spanning tree; degenerate clouds; bad input."""
+"""Diagrams, critical edges and gradients against gudhi, finite differences and a spanning tree; degenerate clouds;
+bad input."""
 
 import gudhi
 import numpy as np
@@ -56,7 +57,8 @@ def by_ripser(order, n):
 
 @given(st.integers(2, 45), st.sampled_from([1, 2, 3, 8, 768]), st.booleans(), st.integers(0, 10**6))
 def test_loops_are_ripsers(n, d, grid, seed):
-    "The search by lunes against cohomology of the whole filtration: every loop with the ranks of both its edges, ties and loops that live for a moment included."
+    """The search by lunes against cohomology of the whole filtration: every loop with the ranks of both its edges,
+    ties and loops that live for a moment included."""
     v = distances(
         torch.randint(0, 4, (n, d), generator=torch.Generator().manual_seed(seed)).double()
         if grid
@@ -114,7 +116,10 @@ def test_ties_give_gudhis_diagrams_and_its_edges_on_the_ranks(n, d, span, seed):
     sets = gudhi_sets(by_gudhi(squareform(rank), 1)[1])
     mine = edge_sets(got)
     assert mine[0] == sets[0] and mine[1] <= sets[1]
-    length = lambda e: squareform(v)[tuple(e)]
+
+    def length(e):
+        return squareform(v)[tuple(e)]
+
     assert all(length(b) == length(e) for b, e in sets[1] - mine[1]), "a loop that lives was left out"
 
 
@@ -165,7 +170,10 @@ def weighted(dgms):
 @pytest.mark.parametrize("n,d,maxdim", [(6, 3, 2), (15, 5, 1)])
 def test_gradients_are_finite_differences(n, d, maxdim, metric, normalize):
     x = cloud(n, d).requires_grad_()
-    f = lambda p: weighted(persistence(p, maxdim, metric, normalize))
+
+    def f(p):
+        return weighted(persistence(p, maxdim, metric, normalize))
+
     (grad,) = torch.autograd.grad(f(x), x)
     step = 1e-6 * torch.eye(n * d, dtype=torch.float64).reshape(-1, n, d)
     with torch.no_grad():
@@ -178,7 +186,10 @@ def test_gradients_are_those_of_gudhis_edges(n, d):
     x = cloud(n, d).requires_grad_()
     (mine,) = torch.autograd.grad(sum(d.lifetimes.square().sum() for d in persistence(x)), x)
     _, (h0, h1) = by_gudhi(squareform(distances(x.detach()).numpy()), 1)
-    length = lambda e: (x[e[:, 0].tolist()] - x[e[:, 1].tolist()]).norm(dim=1)
+
+    def length(e):
+        return (x[e[:, 0].tolist()] - x[e[:, 1].tolist()]).norm(dim=1)
+
     (other,) = torch.autograd.grad(
         length(h0).square().sum() + (length(h1[:, 2:]) - length(h1[:, :2])).square().sum(), x
     )
@@ -207,7 +218,9 @@ def test_the_gradient_of_distances_is_that_of_pdist(x):
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "correlation"])
 def test_second_derivatives_are_finite_differences(metric):
-    f = lambda x: weighted(persistence(x, 1, metric, "mean"))
+    def f(x):
+        return weighted(persistence(x, 1, metric, "mean"))
+
     assert torch.autograd.gradgradcheck(f, cloud(7, 4).requires_grad_())
 
 
@@ -265,7 +278,8 @@ def test_single_precision_keeps_order_and_type():
 
 
 def test_noise_on_the_diagonal_cannot_come_in():
-    "The matrix product leaves the diagonal of a single precision cdist far from zero; ripser would read births out of it."
+    """The matrix product leaves the diagonal of a single precision cdist far from zero; ripser would read births out
+    of it."""
     x = cloud(40, 768).float()
     product = torch.cdist(x, x, compute_mode="use_mm_for_euclid_dist")
     assert product.diagonal().max() > 1e-3

@@ -1,4 +1,5 @@
-"""When items are solved against greedy generation; runs through a store; the comparison of arms against numbers worked out by hand."""
+"""When items are solved against greedy generation; runs through a store; the comparison of arms against numbers
+worked out by hand."""
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from scipy.stats import wilcoxon
 from softprompt_nb.data import Example
 from softprompt_nb.engine.inference import generate
 from softprompt_nb.experiments.runs import RunStore, content_hash
+from softprompt_nb.files import read_results
 from softprompt_nb.lab.world import lab_task
 from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
@@ -18,7 +20,6 @@ from softprompt_nb.studies.structure import (
     compare_arms,
     paper_claims,
     paper_study,
-    read_results,
     results,
     shape_configs,
     solved_at,
@@ -86,7 +87,7 @@ def test_a_run_records_both_sides_and_the_shape(tmp_path):
         and r.metrics["exact_match_n"] == 4
         and "weight" in r.history
     )
-    kept = read_results(tmp_path / "t.json")
+    kept = read_results(tmp_path / "t.json").data
     assert kept.arm.tolist() == table.arm.tolist() and np.allclose(kept.loss, table.loss, rtol=1e-3)
     c = compare_arms(table, draws=50)
     assert set(c.index.get_level_values("arm")) == {"TSLoss"} and (c.pairs == 4).all()

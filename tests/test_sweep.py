@@ -12,9 +12,9 @@ import pytest
 from conftest import ROOT
 from toys import Batched, Trouble, Walk
 
+from softprompt_nb.experiments import sweep as module
 from softprompt_nb.experiments.runs import Result, RunStore, content_hash
 from softprompt_nb.experiments.sweep import Serial, sweep
-from softprompt_nb.experiments import sweep as module
 
 pytestmark = pytest.mark.xdist_group("sweep")
 ENV = os.environ | {

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from softprompt_nb.data import Example
 from softprompt_nb.engine.inference import exact_match
 from softprompt_nb.prompts import SoftPrompt
-from softprompt_nb.studies.translation import Study, StudyRun, prompt_features, translation_study
 from softprompt_nb.studies import translation as module
+from softprompt_nb.studies.translation import Study, StudyRun, prompt_features, translation_study
 from softprompt_nb.translation.translator.dods import DoD, TaskSet
 from softprompt_nb.translation.translator.evaluate import (
     by_task,

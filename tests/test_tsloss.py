@@ -1,4 +1,5 @@
-"""TSLoss and the other terms against their formulas written by hand, finite differences, degenerate clouds; as regularisers of tune and tune_many."""
+"""TSLoss and the other terms against their formulas written by hand, finite differences, degenerate clouds; as
+regularisers of tune and tune_many."""
 
 import math
 
@@ -101,7 +102,8 @@ def test_the_exact_form_is_its_formula():
     "name", [n for n in TERMS if n not in ("hofer", "random", "balanced")]
 )  # the first is TSLoss's target with a constant mean, the others are tested for their length below
 def test_gradients_are_finite_differences(name):
-    "Constants of the gradient (the mean of normalize='fixed', the spread behind alpha) are moved along by a difference, so those terms are compared with everything free."
+    """Constants of the gradient (the mean of normalize='fixed', the spread behind alpha) are moved along by a
+    difference, so those terms are compared with everything free."""
     free = dict(
         soft=TSLoss(units="distance", normalize="mean"),
         plain=TSLoss(units="distance", normalize="mean", power=1),
@@ -165,7 +167,10 @@ def test_the_order_of_vectors_plays_no_part(name):
 
 def test_balance_gives_both_parts_gradients_of_one_length():
     x = cloud(10, 30).requires_grad_()
-    grad = lambda term: torch.autograd.grad(term(x), x)[0].flatten()
+
+    def grad(term):
+        return torch.autograd.grad(term(x), x)[0].flatten()
+
     a, b = grad(TSLoss(h1=0.0)), grad(TSLoss(h0=0.0))
     assert torch.allclose(grad(TSLoss(balance=True)), a / a.norm() + b / b.norm(), atol=1e-9)
     assert torch.cosine_similarity(grad(TSLoss()), a, 0) > 0.97, "the plain sum is nearly the first part alone"
@@ -181,7 +186,8 @@ def test_balance_gives_both_parts_gradients_of_one_length():
 
 
 def test_signs():
-    "Evenly spaced vectors have nothing to connect; a far one raises the term, and descent brings it back; pairs too near are pushed apart."
+    """Evenly spaced vectors have nothing to connect; a far one raises the term, and descent brings it back; pairs too
+    near are pushed apart."""
     x = cloud(10, 3)
     far = x.clone()
     far[0] += 20
@@ -244,7 +250,10 @@ def test_equal_rows_are_stuck_until_they_are_made_distinct():
 def test_the_random_direction_has_the_length_of_its_match():
     x = cloud(10, 30).requires_grad_()
     want = torch.autograd.grad(TSLoss()(x), x)[0]
-    draw = lambda seed: torch.autograd.grad(RandomDirection(TSLoss(), seed)(x), x)[0]
+
+    def draw(seed):
+        return torch.autograd.grad(RandomDirection(TSLoss(), seed)(x), x)[0]
+
     assert (
         draw(1).norm().item() == pytest.approx(want.norm().item())
         and torch.equal(draw(1), draw(1))

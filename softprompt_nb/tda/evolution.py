@@ -12,100 +12,113 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from ..measure import Measured, resamples
-from .persistence import distances, persistence
+from .persistence import Diagrams, distances, persistence
+from .pictures import plot_against, plot_evolution, plot_film
 from .summaries import against_null, beside_null, diagram_distance, gaussian_clouds, summarize
 
 # %% ../../nbs/tda/evolution.ipynb #c005
-def _null_deaths(all):
-    "Where the bars of a null's diagrams lie: the range of 90 % of all deaths in H0, and of the longest lifetime in H1."
-    deaths = np.concatenate([d[0].deaths.numpy() for d in all])
-    longest = [d[1].lifetimes.max().item() if len(d[1]) else 0.0 for d in all] if len(all[0]) > 1 else [0.0]
-    quantile = lambda v: np.quantile(v, [0.05, 0.95]) if len(v) else np.zeros(2)
-    return (*quantile(deaths), *quantile(longest))
-
-
-def _columns(dgms, null):
-    "Summaries with the ends of their null's band, as one row."
-    table = beside_null(summarize(dgms), map(summarize, null), 0.9)
-    return {
-        f"{k}{end}": v for k, r in table.iterrows() for end, v in (("", r.value), (" low", r.low), (" high", r.high))
-    }
-
-# %% ../../nbs/tda/evolution.ipynb #c006
 @dataclass
 class Evolution:
     "Diagrams along a tuning."
 
-    steps: list  # the step of each checkpoint
-    diagrams: list  # `Diagrams` of each
-    table: pd.DataFrame  # a row for each checkpoint: every summary, with " low" and " high" of its null, and the change since the one before
+    steps: list[int]  # the step of each checkpoint
+    diagrams: list[Diagrams]  # of each checkpoint
+    table: pd.DataFrame  # a row each: every summary, with " low" and " high" of its null, and change since the last
     null: pd.DataFrame  # under the null at each checkpoint: range of H0 deaths, range of the longest H1 lifetime
     note: str  # what the distances and the null are
 
-    def plot(self, history=None):
+    def plot(
+        self,
+        history: pd.DataFrame | None = None,  # a run's history, for its loss on a panel above
+    ) -> Figure:
         "Death of every component and lifetime of every loop along the steps, each with its null."
-        from softprompt_nb.tda.pictures import plot_evolution
-
         return plot_evolution(self, history)
 
-    def film(self, frames: int = 5):
+    def film(
+        self,
+        frames: int = 5,  # how many barcodes
+    ) -> Figure:
         "Barcodes at a few steps, each with its null."
-        from softprompt_nb.tda.pictures import plot_film
-
         return plot_film(self, frames)
 
-    def against(self, history, columns: Sequence[str] = ("H0 mean", "H1 total", "change")):
+    def against(
+        self,
+        history: pd.DataFrame,  # a run's history
+        columns: Sequence[str] = ("H0 mean", "H1 total", "change"),  # of the table
+    ) -> Figure:
         "Summaries along the steps, below the tuning's loss and what was measured besides."
-        from softprompt_nb.tda.pictures import plot_against
-
         return plot_against(self, history, columns)
 
-    def __repr__(self):
-        a, b = self.table.iloc[0], self.table.iloc[-1]
-        moves = ", ".join(
-            f"{k} {a[k]:.3g} to {b[k]:.3g} (null {b[f'{k} low']:.3g} to {b[f'{k} high']:.3g})"
-            for k in ("H0 mean", "H0 max", "H1 max")
-            if k in a
-        )
-        return (
-            f"Evolution({len(self.steps)} checkpoints, steps {self.steps[0]} to {self.steps[-1]}: {moves}; {self.note})"
-        )
+    def __repr__(self) -> str:
+        first, last = self.table.iloc[0], self.table.iloc[-1]
+        moves = [
+            f"{name} {first[name]:.3g} to {last[name]:.3g} "
+            f"(null {last[f'{name} low']:.3g} to {last[f'{name} high']:.3g})"
+            for name in ("H0 mean", "H0 max", "H1 max")
+            if name in first
+        ]
+        steps = f"steps {self.steps[0]} to {self.steps[-1]}"
+        return f"Evolution({len(self.steps)} checkpoints, {steps}: {', '.join(moves)}; {self.note})"
 
 # %% ../../nbs/tda/evolution.ipynb #c007
+def _null_ranges(null: list[Diagrams]) -> dict[str, float]:
+    "Where the bars of a null's diagrams lie: 90 % of all deaths in H0, and of the longest lifetimes in H1."
+    deaths = np.concatenate([dgms[0].deaths.numpy() for dgms in null])
+    longest = [0.0]
+    if len(null[0]) > 1:
+        longest = [dgms[1].lifetimes.max().item() if len(dgms[1]) else 0.0 for dgms in null]
+    out = {}
+    for name, values in (("death", deaths), ("longest", longest)):
+        low, high = np.quantile(values, [0.05, 0.95]) if len(values) else np.zeros(2)
+        out |= {f"{name} low": low, f"{name} high": high}
+    return out
+
+
+def _row(dgms: Diagrams, null: list[Diagrams]) -> dict[str, float]:
+    "Summaries with the ends of their null's band."
+    table = beside_null(summarize(dgms), map(summarize, null), 0.9)
+    out = {}
+    for name, row in table.iterrows():
+        out |= {name: row.value, f"{name} low": row.low, f"{name} high": row.high}
+    return out
+
+
 def evolution(
     trajectory: torch.Tensor,  # (checkpoints, n, d), such as `run.trajectory`
     steps: Sequence[int] | None = None,  # the step of each checkpoint, such as `run.checkpoint_steps`; None counts them
-    maxdim: int = 1,
-    metric: str = "euclidean",
+    maxdim: int = 1,  # see `persistence`
+    metric: str = "euclidean",  # see `persistence`
     normalize: str | None = None,  # see `persistence`
     draws: int = 50,  # Gaussian clouds for the null at each checkpoint
     seed: int = 0,  # of the null
     spread: str = "isotropic",  # of the null, see `gaussian_clouds`
 ) -> Evolution:
-    "The shape of a prompt along its tuning, with its null; raises ValueError for what is no stack of clouds, or steps that do not pair up."
-    t = torch.as_tensor(trajectory)
-    if t.ndim != 3 or len(t) < 1:
+    """The shape of a prompt along its tuning, with its null.
+
+    Raises ValueError for what is no stack of clouds, or steps that do not pair up."""
+    stack = torch.as_tensor(trajectory)
+    if stack.ndim != 3 or len(stack) < 1:
         raise ValueError(
-            f"The trajectory has shape {tuple(t.shape)}: give (checkpoints, n, d), such as run.trajectory."
+            f"The trajectory has shape {tuple(stack.shape)}: give (checkpoints, n, d), such as run.trajectory."
         )
-    steps = list(range(len(t))) if steps is None else [int(s) for s in steps]
-    if len(steps) != len(t):
+    steps = list(range(len(stack))) if steps is None else [int(step) for step in steps]
+    if len(steps) != len(stack):
         raise ValueError(
-            f"{len(steps)} steps for {len(t)} checkpoints: give one for each, such as run.checkpoint_steps."
+            f"{len(steps)} steps for {len(stack)} checkpoints: give one for each, such as run.checkpoint_steps."
         )
-    kw = dict(maxdim=maxdim, metric=metric, normalize=normalize)
-    dgms = persistence(t.detach().double(), **kw)
-    nulls = [persistence(gaussian_clouds(p, draws, seed, spread), **kw) for p in t]
-    rows = [dict(step=s, **_columns(d, null)) for s, d, null in zip(steps, dgms, nulls)]
-    change = [np.nan] + [diagram_distance(a[0], b[0]) for a, b in zip(dgms, dgms[1:])]
-    null = pd.DataFrame(
-        [_null_deaths(n) for n in nulls], columns=["death low", "death high", "longest low", "longest high"]
-    )
-    note = f"{metric} distances{' over their mean' if normalize else ''}; null: {draws} Gaussian clouds a checkpoint, {spread}, seed {seed}, 90 %"
-    return Evolution(steps, dgms, pd.DataFrame(rows).assign(change=change), null, note)
+    options = dict(maxdim=maxdim, metric=metric, normalize=normalize)
+    diagrams = persistence(stack.detach().double(), **options)
+    nulls = [persistence(gaussian_clouds(cloud, draws, seed, spread), **options) for cloud in stack]
+    rows = [dict(step=step) | _row(dgms, null) for step, dgms, null in zip(steps, diagrams, nulls)]
+    change = [np.nan] + [diagram_distance(before[0], now[0]) for before, now in zip(diagrams, diagrams[1:])]
+    null = pd.DataFrame([_null_ranges(null) for null in nulls])
+    scale = " over their mean" if normalize else ""
+    note = f"{metric} distances{scale}; null: {draws} Gaussian clouds a checkpoint, {spread}, seed {seed}, 90 %"
+    return Evolution(steps, diagrams, pd.DataFrame(rows).assign(change=change), null, note)
 
 # %% ../../nbs/tda/evolution.ipynb #c015
 def shape_at_end(
@@ -113,54 +126,63 @@ def shape_at_end(
     draws: int = 50,  # Gaussian clouds for the null
     seed: int = 0,  # of the null
     metric: str = "euclidean",  # see `persistence`
-) -> dict:  # compact, stable, mean_distance, and the summaries of the last diagrams
-    "How compact a prompt is at the end, and how stable it has become; raises ValueError for fewer than three checkpoints."
-    t = torch.as_tensor(trajectory).detach().double()
-    if t.ndim != 3 or len(t) < 3:
+) -> dict[str, float]:  # compact, stable, mean_distance, and the summaries of the last diagrams
+    "How compact a prompt is at the end, and how stable it has become; raises ValueError below three checkpoints."
+    stack = torch.as_tensor(trajectory).detach().double()
+    if stack.ndim != 3 or len(stack) < 3:
         raise ValueError(
-            f"The trajectory has shape {tuple(t.shape)}: three checkpoints or more are needed to say what has become stable."
+            f"The trajectory has shape {tuple(stack.shape)}: "
+            "three checkpoints or more are needed to say what has become stable."
         )
-    late = persistence(t[-max(3, len(t) // 3) :], 0, metric, "fixed")
-    a = against_null(t[-1], draws, seed, maxdim=0, metric=metric, normalize="fixed")["H0 mean"]
-    moves = [diagram_distance(x[0], y[0]) / max(1, len(x[0])) for x, y in zip(late, late[1:])]
-    d = distances(t[-1], metric)
-    return dict(
-        compact=1 - a.value / a["median"] if a["median"] else 0.0,
+    end = stack[-1]
+    late = persistence(stack[-max(3, len(stack) // 3) :], 0, metric, "fixed")
+    mean_death = against_null(end, draws, seed, maxdim=0, metric=metric, normalize="fixed")["H0 mean"]
+    moves = [diagram_distance(before[0], now[0]) / max(1, len(before[0])) for before, now in zip(late, late[1:])]
+    pairs = distances(end, metric)
+    shape = dict(
+        compact=1 - mean_death.value / mean_death["median"] if mean_death["median"] else 0.0,
         stable=-float(np.mean(moves)),
-        mean_distance=d.mean().item() if len(d) else 0.0,
-    ) | summarize(persistence(t[-1], 1, metric, "fixed"))
+        mean_distance=pairs.mean().item() if len(pairs) else 0.0,
+    )
+    return shape | summarize(persistence(end, 1, metric, "fixed"))
 
 # %% ../../nbs/tda/evolution.ipynb #c017
-def _within(values, groups):
+def _ranks_within(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     "Ranks within each group, scaled and centred."
     out = np.zeros(len(values))
-    for g in np.unique(groups):
-        at = groups == g
-        r = rankdata(values[at])
-        out[at] = (r - r.mean()) / len(r)
+    for group in np.unique(groups):
+        inside = groups == group
+        ranks = rankdata(values[inside])
+        out[inside] = (ranks - ranks.mean()) / len(ranks)
     return out
 
 
 def rank_correlation(
     table: pd.DataFrame,  # a row for each prompt
-    x: str,
-    y: str,  # columns: numbers
+    x: str,  # a column of numbers
+    y: str,  # another
     by: str | Sequence[str] | None = None,  # columns: groups within which ranks are taken
     draws: int = 2000,  # bootstrap samples
     seed: int = 0,  # of the bootstrap
 ) -> Measured:  # between -1 and 1; 0 where one of the two does not vary
-    "Spearman's rank correlation with a 95 % percentile bootstrap interval over the rows; raises ValueError for fewer than four."
-    t = table.dropna(subset=[x, y])
-    if len(t) < 4:
-        raise ValueError(f"There are {len(t)} rows with both {x!r} and {y!r}: a correlation needs at least four.")
-    names = [by] if isinstance(by, str) else list(by or [])
-    groups = t.groupby(names, sort=False).ngroup().to_numpy() if names else np.zeros(len(t), int)
-    a, b = t[x].to_numpy(float), t[y].to_numpy(float)
+    """Spearman's rank correlation with a 95 % percentile bootstrap interval over the rows.
 
-    def rho(i):
-        u, v = _within(a[i], groups[i]), _within(b[i], groups[i])
+    Raises ValueError for fewer than four."""
+    table = table.dropna(subset=[x, y])
+    if len(table) < 4:
+        raise ValueError(f"There are {len(table)} rows with both {x!r} and {y!r}: a correlation needs at least four.")
+    names = [by] if isinstance(by, str) else list(by or [])
+    groups = np.zeros(len(table), int)
+    if names:
+        groups = table.groupby(names, sort=False).ngroup().to_numpy()
+    first, second = table[x].to_numpy(float), table[y].to_numpy(float)
+
+    def correlation(rows: np.ndarray) -> float:
+        u = _ranks_within(first[rows], groups[rows])
+        v = _ranks_within(second[rows], groups[rows])
         size = np.sqrt((u * u).sum() * (v * v).sum())
         return float((u * v).sum() / size) if size > 0 else 0.0
 
-    boot = [rho(i) for i in resamples(groups, draws, seed)]
-    return Measured(rho(np.arange(len(t))), *(float(q) for q in np.quantile(boot, [0.025, 0.975])), len(t))
+    boot = [correlation(rows) for rows in resamples(groups, draws, seed)]
+    low, high = np.quantile(boot, [0.025, 0.975])
+    return Measured(correlation(np.arange(len(table))), float(low), float(high), len(table))

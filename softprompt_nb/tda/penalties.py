@@ -19,7 +19,7 @@ from .tsloss import TSLoss, gradient_length
 class L2:
     "Mean squared coordinate (arm of the paper)."
 
-    def __call__(self, points):
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
         return points.square().mean()
 
 
@@ -30,9 +30,10 @@ class PairDistance:
     sign: int = 1  # 1 draws together, -1 pushes apart
     metric: str = "euclidean"  # see `persistence`
 
-    def __call__(self, points):
-        d = distances(points, self.metric)
-        return (self.sign * (d.mean() if len(d) else points.sum() * 0)).to(points.dtype)
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        pairs = distances(points, self.metric)
+        mean = pairs.mean() if len(pairs) else points.sum() * 0
+        return (self.sign * mean).to(points.dtype)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Connectivity:
 
     eta: float = 1.0  # the target, in units of the mean distance
 
-    def __call__(self, points):
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
         return TSLoss("exact", h1=0.0, connect="target", eta=self.eta)(points)
 
 
@@ -53,13 +54,22 @@ class TotalPersistence:
     power: float = 2.0  # of each lifetime
     normalize: str | None = "fixed"  # see `persistence`
 
-    def __call__(self, points):
-        return persistence(points, self.dim, normalize=self.normalize)[self.dim].lifetimes.pow(self.power).sum()
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        dgms = persistence(points, self.dim, normalize=self.normalize)
+        return dgms[self.dim].lifetimes.pow(self.power).sum()
 
 # %% ../../nbs/tda/penalties.ipynb #c007
+def _spanning_tree(points: torch.Tensor, metric: str) -> torch.Tensor:
+    "Numbers of the pairs that are edges of the spanning tree."
+    first, second = persistence(points.detach(), 0, metric)[0].death_edges.unbind(1)
+    return (first * (2 * len(points) - first - 1) // 2 + second - first - 1).to(points.device)
+
+
 @dataclass(frozen=True)
 class Signature:
-    "Distance between the H0 signatures of a prompt and its start (Moor et al. 2020); raises ValueError for an unknown scale or without a start."
+    """Distance between the H0 signatures of a prompt and its start (Moor et al. 2020).
+
+    Raises ValueError for an unknown scale or without a start."""
 
     metric: str = "euclidean"  # see `persistence`
     scale: str = "max"  # distances are divided by their "max" (the original), or "mean", or "none"
@@ -69,29 +79,30 @@ class Signature:
         if self.scale not in ("max", "mean", "none"):
             raise ValueError(f"scale={self.scale!r}: use 'max', 'mean' or 'none'.")
 
-    def begin(self, start):
+    def begin(
+        self,
+        start: torch.Tensor,  # (n, d) untrained vectors
+    ) -> "Signature":
+        "The term for a tuning that starts there."
         return replace(self, start=start)
 
-    def _scaled(self, points):
-        d = distances(points, self.metric)
-        return d if self.scale == "none" or not d.any() else d / getattr(d, self.scale)()
+    def _scaled(self, points: torch.Tensor) -> torch.Tensor:
+        pairs = distances(points, self.metric)
+        if self.scale == "none" or not pairs.any():
+            return pairs
+        return pairs / (pairs.max() if self.scale == "max" else pairs.mean())
 
-    def __call__(self, points):
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
         if self.start is None:
             raise ValueError("Signature does not know the start: give it as start=, or let tune do so.")
         if len(points) < 2:
             return points.sum() * 0
-        x, z = self._scaled(self.start), self._scaled(points)
-        of_x, of_z = (_tree(p, self.metric) for p in (self.start, points))
-        return (((x[of_x] - z[of_x]).square().sum() + (z[of_z] - x[of_z]).square().sum()) / (2 * len(points))).to(
-            points.dtype
-        )
-
-
-def _tree(points, metric):
-    "Numbers of the pairs that are edges of the spanning tree."
-    a, b = persistence(points.detach(), 0, metric)[0].death_edges.unbind(1)
-    return (a * (2 * len(points) - a - 1) // 2 + b - a - 1).to(points.device)
+        before, now = self._scaled(self.start), self._scaled(points)
+        tree_before = _spanning_tree(self.start, self.metric)
+        tree_now = _spanning_tree(points, self.metric)
+        kept = (before[tree_before] - now[tree_before]).square().sum()
+        gained = (now[tree_now] - before[tree_now]).square().sum()
+        return ((kept + gained) / (2 * len(points))).to(points.dtype)
 
 # %% ../../nbs/tda/penalties.ipynb #c009
 @dataclass(frozen=True)
@@ -101,18 +112,20 @@ class RandomDirection:
     match: Callable = TSLoss()  # the term whose gradient's norm is matched
     seed: int | None = None  # of one direction for the whole tuning; None for a new one at each step
 
-    def __call__(self, points):
-        at = points.detach().requires_grad_()
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        here = points.detach().requires_grad_()
         with torch.enable_grad():
-            value = self.match(at)
-        g = None if self.seed is None else torch.Generator(points.device).manual_seed(self.seed)
-        u = torch.randn(points.shape, generator=g, device=points.device, dtype=points.dtype)
-        return (points * u / u.norm() * gradient_length(value, at)).sum()
+            value = self.match(here)
+        generator = None if self.seed is None else torch.Generator(points.device).manual_seed(self.seed)
+        direction = torch.randn(points.shape, generator=generator, device=points.device, dtype=points.dtype)
+        return (points * direction / direction.norm() * gradient_length(value, here)).sum()
 
 # %% ../../nbs/tda/penalties.ipynb #c015
 @dataclass(frozen=True)
 class Weighted:
-    "A term with its strength: a ratio to the loss's gradient, or a fixed weight. Raises ValueError for both or neither."
+    """A term with its strength: a ratio to the loss's gradient, or a fixed weight.
+
+    Raises ValueError for both or neither."""
 
     term: Callable  # (n, d) vectors -> scalar
     ratio: float | None = None  # norm of the term's gradient over that of the loss's, kept at every step
@@ -124,18 +137,23 @@ class Weighted:
         if (self.ratio if self.weight is None else self.weight) < 0:
             raise ValueError("A ratio or weight is not negative.")
 
-    def begin(self, start):
+    def begin(
+        self,
+        start: torch.Tensor,  # (n, d) untrained vectors
+    ) -> "Weighted":
+        "The term for a tuning that starts there."
         return replace(self, term=self.term.begin(start)) if hasattr(self.term, "begin") else self
 
-    def __call__(self, points):
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
         return self.term(points) * (1.0 if self.weight is None else self.weight)
 
-    def weigh(self, loss_norm, own_norm):
+    def weigh(
+        self,
+        loss_norm: torch.Tensor,  # scalar, norm of the loss's gradient
+        own_norm: torch.Tensor,  # scalar, norm of this term's gradient
+    ) -> torch.Tensor:  # scalar
         "The factor on this term's gradient, from the norms of the loss's gradient and its own."
-        return (
-            torch.ones_like(own_norm)
-            if self.ratio is None
-            else torch.where(
-                own_norm > 0, self.ratio * loss_norm / own_norm.clamp(min=torch.finfo(own_norm.dtype).tiny), 0.0
-            )
-        )
+        if self.ratio is None:
+            return torch.ones_like(own_norm)
+        divisor = own_norm.clamp(min=torch.finfo(own_norm.dtype).tiny)
+        return torch.where(own_norm > 0, self.ratio * loss_norm / divisor, 0.0)

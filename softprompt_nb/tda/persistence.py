@@ -6,86 +6,92 @@
 __all__ = ['POINT_METRICS', 'distances', 'Diagram', 'Diagrams', 'persistence']
 
 # %% ../../nbs/tda/persistence.ipynb #c003
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from ripser import ripser
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
 from ..measure import plural
+from .pictures import plot_barcode, plot_diagrams
 
 # %% ../../nbs/tda/persistence.ipynb #c005
 POINT_METRICS = ("euclidean", "cosine", "correlation", "precomputed")
 
 
-def _rows(points, metric):
-    "Points in double precision whose (half squared) Euclidean distances are what the metric needs."
-    p = points.double()
-    if metric == "euclidean":
-        return p
-    size = torch.linalg.vector_norm(p.detach(), dim=-1, keepdim=True)
-    if metric == "correlation":
-        p = p - p.mean(-1, keepdim=True)
-    norm = torch.linalg.vector_norm(p, dim=-1, keepdim=True)
-    return p / torch.where(
-        norm > 1e-12 * size, norm, 1.0
-    )  # a row without a direction stays at zero, half a unit from all that have one
-
-
-def _check(points, metric):
+def _check(points: torch.Tensor, metric: str) -> None:
     "ValueError for what is no cloud of points, or no matrix of distances."
     if metric not in POINT_METRICS:
         raise ValueError(f"metric={metric!r}: use one of {', '.join(POINT_METRICS)}.")
     if points.ndim != 2 or not points.numel() or not points.is_floating_point():
         raise ValueError(
-            f"points is a {points.dtype} tensor of shape {tuple(points.shape)}: give (n, d) floating point numbers with n >= 1 and d >= 1, or (b, n, d) for several clouds."
+            f"points is a {points.dtype} tensor of shape {tuple(points.shape)}: "
+            "give (n, d) floating point numbers with n >= 1 and d >= 1, or (b, n, d) for several clouds."
         )
-    if not points.detach().abs().max().isfinite():
+    values = points.detach()
+    if not values.abs().max().isfinite():
         raise ValueError(
             "points has entries that are no finite numbers: a run that diverged, perhaps; leave those clouds out."
         )
     if metric != "precomputed":
         return
-    d = points.detach()
-    if d.shape[0] != d.shape[1] or d.diagonal().any() or (d < 0).any() or not torch.equal(d, d.T):
+    square = values.shape[0] == values.shape[1]
+    if not square or values.diagonal().any() or (values < 0).any() or not torch.equal(values, values.T):
         raise ValueError(
             "A matrix of distances is square, symmetric and not negative, with zeros on its diagonal; this one is not."
         )
 
 # %% ../../nbs/tda/persistence.ipynb #c005a
-class _Pdist(torch.autograd.Function):
+class _PairwiseDistances(torch.autograd.Function):
     "`F.pdist` whose backward pass is one matrix product, about ten times as fast; equal rows get a gradient of zero."
 
     @staticmethod
     def forward(ctx, rows):
-        d = F.pdist(rows)
-        ctx.save_for_backward(rows, d)
-        return d
+        lengths = F.pdist(rows)
+        ctx.save_for_backward(rows, lengths)
+        return lengths
 
     @staticmethod
     def backward(ctx, grad):
-        rows, d = ctx.saved_tensors  # the gradient of |x - y| is (x - y)/|x - y|, so every pair pulls with this weight
+        rows, lengths = ctx.saved_tensors
         pull = rows.new_zeros(len(rows), len(rows))
-        pull[torch.triu_indices(*pull.shape, 1, device=pull.device).unbind()] = grad / d.where(d > 0, torch.inf)
-        pull, centred = pull + pull.T, rows - rows.mean(0)  # centred: far from the origin the two terms would cancel
+        pairs = torch.triu_indices(*pull.shape, 1, device=pull.device)
+        pull[pairs.unbind()] = grad / lengths.where(lengths > 0, torch.inf)
+        pull = pull + pull.T
+        centred = rows - rows.mean(0)  # far from the origin the two terms would cancel
         return pull.sum(1, keepdim=True) * centred - pull @ centred
+
+
+def _as_rows(points: torch.Tensor, metric: str) -> torch.Tensor:
+    "Points in double precision whose (half squared) Euclidean distances are what the metric needs."
+    rows = points.double()
+    if metric == "euclidean":
+        return rows
+    size = torch.linalg.vector_norm(rows.detach(), dim=-1, keepdim=True)
+    if metric == "correlation":
+        rows = rows - rows.mean(-1, keepdim=True)
+    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    # a row without a direction stays at zero, half a unit from all that have one
+    return rows / torch.where(norm > 1e-12 * size, norm, 1.0)
 
 # %% ../../nbs/tda/persistence.ipynb #c007
 def distances(
-    points: torch.Tensor,  # (n, d)
-    metric: str = "euclidean",  # "euclidean", "cosine" (1 - cosine), "correlation" (1 - Pearson's), or "precomputed" for an (n, n) matrix
+    points: torch.Tensor,  # (n, d), or an (n, n) matrix of distances with metric="precomputed"
+    metric: str = "euclidean",  # "euclidean", "cosine" (1 - cosine), "correlation" (1 - Pearson's), or "precomputed"
 ) -> torch.Tensor:  # (n(n-1)/2,) float64: pairs (0,1), (0,2), ... (1,2), ...
     "Distances of all pairs of points, exact for equal points; differentiable. Raises ValueError for what is no cloud."
     _check(points, metric)
     if metric == "precomputed":
-        return points[torch.triu_indices(len(points), len(points), 1, device=points.device).unbind()].double()
-    d = _Pdist.apply(_rows(points, metric))
-    return d if metric == "euclidean" else d.square() / 2
+        pairs = torch.triu_indices(len(points), len(points), 1, device=points.device)
+        return points[pairs.unbind()].double()
+    lengths = _PairwiseDistances.apply(_as_rows(points, metric))
+    return lengths if metric == "euclidean" else lengths.square() / 2
 
 # %% ../../nbs/tda/persistence.ipynb #c010
 @dataclass(eq=False)
@@ -99,21 +105,25 @@ class Diagram:
     death_edges: torch.Tensor  # (k, 2) the two points whose distance is the death
 
     @property
-    def lifetimes(self):
+    def lifetimes(self) -> torch.Tensor:  # (k,)
         return self.deaths - self.births
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.deaths)
 
-    def numpy(self):
+    def numpy(self) -> np.ndarray:
         "(k, 2) births and deaths, as persim takes them."
         return torch.stack([self.births, self.deaths], 1).detach().cpu().double().numpy()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         if not len(self):
             return f"H{self.dim}: no bar"
-        l = self.lifetimes.detach()
-        return f"H{self.dim}: {len(self)} {plural(len(self), 'bar')}, deaths {self.deaths.min():.3g} to {self.deaths.max():.3g}, longest lifetime {l.max():.3g}, total {l.sum():.3g}"
+        lifetimes = self.lifetimes.detach()
+        return (
+            f"H{self.dim}: {len(self)} {plural(len(self), 'bar')}, "
+            f"deaths {self.deaths.min():.3g} to {self.deaths.max():.3g}, "
+            f"longest lifetime {lifetimes.max():.3g}, total {lifetimes.sum():.3g}"
+        )
 
 # %% ../../nbs/tda/persistence.ipynb #c011
 class Diagrams(list):
@@ -121,34 +131,36 @@ class Diagrams(list):
 
     def __init__(
         self,
-        diagrams,  # a `Diagram` for each dimension, H0 first
-        n,  # number of points
+        diagrams: Sequence[Diagram],  # one for each dimension, H0 first
+        n: int,  # number of points
     ):
         super().__init__(diagrams)
         self.n = n
 
-    def plot(self, ax=None):
+    def plot(
+        self,
+        ax: Axes | None = None,  # where to draw; None for a new figure
+    ) -> Axes:
         "Births against deaths."
-        from softprompt_nb.tda.pictures import plot_diagrams
-
         return plot_diagrams(self, ax=ax)
 
-    def barcode(self, ax=None):
+    def barcode(
+        self,
+        ax: Axes | None = None,  # where to draw; None for a new figure
+    ) -> Axes:
         "A line from birth to death for each bar."
-        from softprompt_nb.tda.pictures import plot_barcode
-
         return plot_barcode(self, ax=ax)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Diagrams of {self.n} {plural(self.n, 'point')}\n  " + "\n  ".join(map(repr, self))
 
 # %% ../../nbs/tda/persistence.ipynb #c013
-def _triangles(rank, a, b, k, w):
+def _triangles(rank: np.ndarray, left: np.ndarray, right: np.ndarray, k: np.ndarray, w: np.ndarray) -> Iterator[tuple]:
     "Ranks of the three sides of the triangles over edges k and points w."
-    return zip(rank[k].tolist(), a[k, w].tolist(), b[k, w].tolist())
+    return zip(rank[k].tolist(), left[k, w].tolist(), right[k, w].tolist())
 
 
-def _apart(square, rank, lune, first):
+def _apart(square: np.ndarray, rank: np.ndarray, lune: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Edges, and points of their lunes that no path within the lune joins to its first point."
     near = lune & (square[first] < rank[:, None])
     near[np.arange(len(rank)), first] = True
@@ -161,110 +173,140 @@ def _apart(square, rank, lune, first):
         k, w = k[~joined], w[~joined]
     return k, w
 
+
+class _LoopSums:
+    "The loop of every edge as a sum (modulo 2) of born ones, an integer with one bit for each; what is filled dies."
+
+    def __init__(self, edges: int):
+        self.sums = [0] * (edges + 1)
+        self.births = []  # ranks, in the order of their bits
+        self.relations = {}  # number of a dead loop -> the sum that was found to be filled
+        self.filled = 0  # bits of the dead
+        self.bars = []  # (birth, death) as ranks
+
+    def bear(self, edges: list[int]) -> None:
+        "New loops, each with a bit of its own."
+        for edge in edges:
+            self.sums[edge] = 1 << len(self.births)
+            self.births.append(edge)
+
+    def follow(self, triangles: Iterator[tuple]) -> None:
+        "The loop of an edge is the sum of the loops of its triangle's two other sides."
+        for edge, left, right in triangles:
+            self.sums[edge] = self.sums[left] ^ self.sums[right]
+
+    def fill(self, triangles: Iterator[tuple]) -> None:
+        "A triangle says that one more sum is filled; what elimination leaves of it kills the youngest loop in it."
+        for edge, left, right in triangles:
+            loop = self.sums[edge] ^ self.sums[left] ^ self.sums[right]
+            while dead := loop & self.filled:
+                loop ^= self.relations[dead.bit_length()]
+            if loop:
+                youngest = loop.bit_length()
+                self.relations[youngest] = loop
+                self.filled |= 1 << youngest - 1
+                self.bars.append((self.births[youngest - 1], edge))
+
 # %% ../../nbs/tda/persistence.ipynb #c013a
-def _loops(square, ends, tree):
-    "(k, 2) ranks at which loops are born and filled, from (n, n) ranks, the edges' two points in the order of their ranks, and the ranks of the spanning tree."
-    n, whole = (
-        len(square),
-        int(square.max(1).min()),
-    )  # at this rank one point is joined to all others, and every loop is filled
+def _loops(
+    square: np.ndarray,  # (n, n) ranks of the edges, zero on the diagonal
+    ends: np.ndarray,  # (edges, 2) points of each edge, in the order of the ranks
+    tree: set[int],  # ranks of the spanning tree
+) -> np.ndarray:  # (k, 2) ranks at which loops are born and filled
+    "Births and deaths of loops."
+    n = len(square)
+    whole = int(square.max(1).min())  # at this rank one point is joined to all others, and every loop is filled
     square = square + np.diag(np.full(n, len(ends) + 1, square.dtype))  # no point is joined to itself
-    sums, births, relations, filled, bars = [0] * (whole + 1), [], {}, 0, []
+    found = _LoopSums(whole)
     size = max(16, 50_000 // n)  # edges at a time, a matter of memory and speed alone
     for start in range(0, whole, size):
         rank = np.arange(start + 1, min(start + size, whole) + 1, dtype=square.dtype)
-        a, b = square[ends[start : start + len(rank)].T]
-        lune = np.maximum(a, b) < rank[:, None]
-        occupied, first = lune.any(1), lune.argmax(1)
-        born = [e for e in rank[~occupied].tolist() if e not in tree]
-        if not born and len(bars) == len(births):
+        left, right = square[ends[start : start + len(rank)].T]
+        lune = np.maximum(left, right) < rank[:, None]
+        occupied = lune.any(1)
+        first = lune.argmax(1)
+        born = [edge for edge in rank[~occupied].tolist() if edge not in tree]
+        if not born and len(found.bars) == len(found.births):
             continue  # no loop lives: nothing to fill
-        for e in born:
-            sums[e] = 1 << len(births)
-            births.append(e)
+        found.bear(born)
         k = np.flatnonzero(occupied)
-        for e, i, j in _triangles(rank, a, b, k, first[k]):
-            sums[e] = sums[i] ^ sums[j]
-        for e, i, j in _triangles(rank, a, b, *_apart(square, rank, lune, first)):
-            loop = sums[e] ^ sums[i] ^ sums[j]
-            while dead := loop & filled:
-                loop ^= relations[dead.bit_length()]
-            if loop:
-                youngest = loop.bit_length()
-                relations[youngest], filled = loop, filled | 1 << youngest - 1
-                bars.append((births[youngest - 1], e))
-    return np.array(bars, dtype=np.int64).reshape(-1, 2)
+        found.follow(_triangles(rank, left, right, k, first[k]))
+        found.fill(_triangles(rank, left, right, *_apart(square, rank, lune, first)))
+    return np.array(found.bars, dtype=np.int64).reshape(-1, 2)
+
+
+def _hollows(square: np.ndarray) -> list[np.ndarray]:
+    "(k, 2) ranks of births and deaths of loops and of hollows, from ripser."
+    outliers_first = np.argsort(-square.sum(1))  # the engine then has a quarter less to do
+    ranks = square[np.ix_(outliers_first, outliers_first)].astype(np.float32)  # exact up to 5793 points
+    bars = ripser(ranks, distance_matrix=True, maxdim=2)["dgms"]
+    return [dim.astype(np.int64) for dim in bars[1:]]
 
 # %% ../../nbs/tda/persistence.ipynb #c013b
 @lru_cache(maxsize=16)
-def _pairs(n):
+def _pairs(n: int) -> np.ndarray:
     "Rows (a, b) of all pairs in their order."
     return np.stack(np.triu_indices(n, 1), 1)
 
 
-def _edges(number, n):
+def _edges(number: np.ndarray, n: int) -> torch.Tensor:
+    "The two points of edges that are given by their numbers."
     return torch.from_numpy(_pairs(n)[number])
 
 
-def _hollows(square):
-    "(k, 2) ranks of births and deaths of loops and of hollows, from ripser."
-    far = np.argsort(-square.sum(1))  # outliers first: the engine then has a quarter less to do
-    bars = ripser(square[np.ix_(far, far)].astype(np.float32), distance_matrix=True, maxdim=2)["dgms"][
-        1:
-    ]  # ranks are exact in single precision up to 5793 points
-    return [b.astype(np.int64) for b in bars]
-
-
-def _ranked(lengths, n, maxdim):
-    "(k, 2) births and deaths of each dimension as numbers of edges; components have no edge of birth, and theirs is to be left unread."
+def _ranked(
+    lengths: np.ndarray,  # (n(n-1)/2,) distances of all pairs
+    n: int,  # points
+    maxdim: int,  # 0, 1 or 2
+) -> list[np.ndarray]:  # (k, 2) births and deaths of each dimension, as numbers of edges
+    "Bars by the numbers of their edges; components have no edge of birth, and theirs is to be left unread."
     order = np.argsort(lengths, kind="stable")
     rank = np.empty(len(order), np.min_scalar_type(len(order) + 1))
     rank[order] = np.arange(1, len(order) + 1)
-    tree, square = linkage(rank, "single")[:, 2].astype(np.int64), squareform(rank)
-    loops = (
-        [] if maxdim < 1 else _hollows(square) if maxdim > 1 else [_loops(square, _pairs(n)[order], set(tree.tolist()))]
-    )
-    return [order[b - 1] for b in [np.stack([tree, tree], 1), *loops]]
+    tree = linkage(rank, "single")[:, 2].astype(np.int64)
+    bars = [np.stack([tree, tree], 1)]
+    if maxdim == 1:
+        bars.append(_loops(squareform(rank), _pairs(n)[order], set(tree.tolist())))
+    elif maxdim == 2:
+        bars += _hollows(squareform(rank))
+    return [order[dim - 1] for dim in bars]
 
 # %% ../../nbs/tda/persistence.ipynb #c014
-def _one(points, maxdim, metric, normalize):
+def _diagrams(points: torch.Tensor, maxdim: int, metric: str, normalize: str | None) -> Diagrams:
     "`Diagrams` of one cloud."
-    n, d = len(points), distances(points, metric)
-    lengths, scale = d.detach().cpu().numpy(), d.mean() if normalize and d.any() else d.new_ones(())
+    n = len(points)
+    pairs = distances(points, metric)
+    lengths = pairs.detach().cpu().numpy()
     bars = _ranked(lengths, n, maxdim) if n > 1 else [np.zeros((0, 2), np.int64)] * (maxdim + 1)
-    bars[1:] = [b[lengths[b[:, 0]] < lengths[b[:, 1]]] for b in bars[1:]]
-    sizes = [len(bars[0]), *(len(b) for b in bars[1:] for _ in (0, 1))]
-    numbers = np.concatenate([bars[0][:, 1], *(c for b in bars[1:] for c in b.T)])
-    values = (
-        (d[torch.from_numpy(numbers).to(d.device)] / (scale.detach() if normalize == "fixed" else scale))
-        .to(points.dtype)
-        .split(sizes)
-    )  # all at once, for speed
+    bars[1:] = [dim[lengths[dim[:, 0]] < lengths[dim[:, 1]]] for dim in bars[1:]]  # loops of no lifetime are left out
+    columns = [bars[0][:, 1]]
+    for dim in bars[1:]:
+        columns += [dim[:, 0], dim[:, 1]]
+    read = pairs[torch.from_numpy(np.concatenate(columns)).to(pairs.device)]  # all at once, for speed
+    if normalize:
+        scale = pairs.mean() if pairs.any() else pairs.new_ones(())
+        read = read / (scale.detach() if normalize == "fixed" else scale)
+    values = read.to(points.dtype).split([len(column) for column in columns])
     out = [Diagram(0, torch.zeros_like(values[0]), values[0], None, _edges(bars[0][:, 1], n))]
-    return Diagrams(
-        out
-        + [
-            Diagram(k, values[2 * k - 1], values[2 * k], _edges(b[:, 0], n), _edges(b[:, 1], n))
-            for k, b in enumerate(bars)
-            if k
-        ],
-        n,
-    )
+    for k in range(1, len(bars)):
+        births, deaths = values[2 * k - 1], values[2 * k]
+        out.append(Diagram(k, births, deaths, _edges(bars[k][:, 0], n), _edges(bars[k][:, 1], n)))
+    return Diagrams(out, n)
 
-# %% ../../nbs/tda/persistence.ipynb #c015
+
 def persistence(
-    points: torch.Tensor
-    | Sequence,  # (n, d) points, (n, n) distances with metric="precomputed", or several clouds: (b, n, d), or a list
+    points: torch.Tensor | Sequence[torch.Tensor],  # (n, d); several clouds: (b, n, d), or a list
     maxdim: int = 1,  # up to which dimension: 0 components, 1 loops, 2 hollows
-    metric: str = "euclidean",  # "euclidean", "cosine", "correlation" or "precomputed"
-    normalize: str
-    | None = None,  # divide by the mean distance: "mean" with its gradient, "fixed" as a constant, None for raw distances
-) -> Diagrams:  # a list of them for several clouds
-    "Vietoris-Rips persistence diagrams with their critical edges, differentiable in the points (hollows by ripser, Bauer 2021); raises ValueError for what is no cloud."
+    metric: str = "euclidean",  # "euclidean", "cosine", "correlation", or "precomputed" for (n, n) distances
+    normalize: str | None = None,  # over the mean distance: "mean" with its gradient, "fixed" a constant, None: raw
+) -> Diagrams | list[Diagrams]:  # a list for several clouds
+    """Vietoris-Rips persistence diagrams with their critical edges, differentiable in the points.
+
+    Hollows are ripser's (Bauer 2021). Raises ValueError for what is no cloud."""
     if normalize not in (None, "mean", "fixed"):
         raise ValueError(f"normalize={normalize!r}: use None, 'mean' or 'fixed'.")
     if maxdim not in (0, 1, 2):
         raise ValueError(f"maxdim={maxdim!r}: use 0 (components), 1 (and loops) or 2 (and hollows).")
     if isinstance(points, (list, tuple)) or points.ndim == 3:
-        return [_one(p, maxdim, metric, normalize) for p in points]
-    return _one(points, maxdim, metric, normalize)
+        return [_diagrams(cloud, maxdim, metric, normalize) for cloud in points]
+    return _diagrams(points, maxdim, metric, normalize)

@@ -6,7 +6,13 @@
 __all__ = ['DIMS', 'ABOVE', 'plot_diagrams', 'plot_barcode', 'plot_evolution', 'plot_against', 'plot_film']
 
 # %% ../../nbs/tda/pictures.ipynb #c002
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..plots import COLORS, axes, panels, plot_history
 
@@ -15,123 +21,114 @@ DIMS = (COLORS["prompt"], COLORS["accent"], COLORS["shots"])  # colours of H0, H
 
 
 def plot_diagrams(
-    dgms,  # a `Diagrams`
-    ax=None,  # where to draw; None for a new figure
-):
+    dgms: Sequence,  # a `Diagrams`
+    ax: Axes | None = None,  # where to draw; None for a new figure
+) -> Axes:
     "Births against deaths, a colour for each dimension; the diagonal is a lifetime of zero."
     ax = axes(ax, (4, 3.6))
-    top = max([1e-12] + [d.deaths.max().item() for d in dgms if len(d)]) * 1.05
+    top = max([1e-12] + [diagram.deaths.max().item() for diagram in dgms if len(diagram)]) * 1.05
     ax.plot([0, top], [0, top], color="#999999", lw=0.8)
-    for d, color in zip(dgms, DIMS):
-        b = d.numpy()
-        ax.scatter(b[:, 0], b[:, 1], s=24, color=color, alpha=0.7, lw=0, label=f"H{d.dim} ({len(d)})")
+    for diagram, color in zip(dgms, DIMS):
+        births, deaths = diagram.numpy().T
+        label = f"H{diagram.dim} ({len(diagram)})"
+        ax.scatter(births, deaths, s=24, color=color, alpha=0.7, lw=0, label=label)
     ax.set(xlabel="birth (distance)", ylabel="death (distance)", xlim=(-0.03 * top, top), ylim=(0, top * 1.03))
     ax.legend(frameon=False, loc="lower right")
     return ax
 
-# %% ../../nbs/tda/pictures.ipynb #c004
-def _bars(ax, dgms, lw):
+
+def _draw_bars(ax: Axes, dgms: Sequence, width: float) -> int:
     "Draws the bars, and gives the height above them."
-    y = 0
-    for d, color in zip(dgms, DIMS):
-        b = d.numpy()
-        b = b[np.argsort(b[:, 1], kind="stable")]
-        ax.hlines(np.arange(y, y + len(b)), b[:, 0], b[:, 1], color=color, lw=lw, label=f"H{d.dim} ({len(d)})")
-        y += len(b)
-    return y
+    height = 0
+    for diagram, color in zip(dgms, DIMS):
+        bars = diagram.numpy()
+        births, deaths = bars[np.argsort(bars[:, 1], kind="stable")].T
+        rows = np.arange(height, height + len(bars))
+        ax.hlines(rows, births, deaths, color=color, lw=width, label=f"H{diagram.dim} ({len(diagram)})")
+        height += len(bars)
+    return height
 
 
 def plot_barcode(
-    dgms,  # a `Diagrams`
-    ax=None,  # where to draw; None for a new figure
-):
+    dgms: Sequence,  # a `Diagrams`
+    ax: Axes | None = None,  # where to draw; None for a new figure
+) -> Axes:
     "A line from birth to death for each bar, components below loops."
     ax = axes(ax, (4.5, 3))
-    _bars(ax, dgms, 2)
+    _draw_bars(ax, dgms, 2)
     ax.set(xlabel="distance", ylabel="bars, by death", yticks=[], xlim=(0, None))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 # %% ../../nbs/tda/pictures.ipynb #c009
-ABOVE = dict(
-    loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, frameon=False, fontsize=8
-)  # a legend that covers nothing
+ABOVE = dict(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, frameon=False, fontsize=8)  # covers nothing
+
+
+def _draw_band(ax: Axes, steps: Sequence[int], table: pd.DataFrame, name: str, label: str | None = None) -> None:
+    "The null's band of one number, in grey."
+    low, high = table[f"{name} low"], table[f"{name} high"]
+    ax.fill_between(steps, low, high, color=COLORS["model"], alpha=0.35, lw=0, label=label)
 
 
 def plot_evolution(
-    evo,  # an `Evolution`
-    history=None,  # a run's history, for its loss on a panel above, over the same steps
-):
+    evo: Any,  # an `Evolution`
+    history: pd.DataFrame | None = None,  # a run's history, for its loss on a panel above, over the same steps
+) -> Figure:
     "Death of every component, and lifetime of every loop, along the steps, on the null's bands: a vineyard."
     if history is None:
-        a, b = panels(1, 2, size=(8.5, 3))[0]
+        components, loops = panels(1, 2, size=(8.5, 3))[0]
     else:
-        top, a, b = panels(3, 1, size=(6, 7), sharex=True)[:, 0]
+        top, components, loops = panels(3, 1, size=(6, 7), sharex=True)[:, 0]
         plot_history(history, top)
-    a.fill_between(
-        evo.steps,
-        evo.null["death low"],
-        evo.null["death high"],
-        color=COLORS["model"],
-        alpha=0.35,
-        lw=0,
-        label="null: 90 % of deaths",
-    )
-    deaths = np.stack(
-        [np.sort(d[0].deaths.numpy()) for d in evo.diagrams]
-    )  # a component has no name of its own: lines join deaths of the same rank
-    a.plot(evo.steps, deaths, color=DIMS[0], lw=1)
-    a.set(xlabel="step", ylabel="death of a component (distance)", ylim=(0, None))
-    a.legend(**ABOVE)
-    b.fill_between(
-        evo.steps,
-        evo.null["longest low"],
-        evo.null["longest high"],
-        color=COLORS["model"],
-        alpha=0.35,
-        lw=0,
-        label="null: 90 % of longest loops",
-    )
-    for s, d in zip(evo.steps, evo.diagrams):
-        if len(d) > 1:
-            b.plot([s] * len(d[1]), d[1].lifetimes.numpy(), "o", color=DIMS[1], ms=4, alpha=0.7)
-    b.set(xlabel="step", ylabel="lifetime of a loop (distance)", ylim=(0, None))
-    b.legend(**ABOVE)
+    _draw_band(components, evo.steps, evo.null, "death", "null: 90 % of deaths")
+    # a component has no name of its own: lines join deaths of the same rank
+    deaths = np.stack([np.sort(dgms[0].deaths.numpy()) for dgms in evo.diagrams])
+    components.plot(evo.steps, deaths, color=DIMS[0], lw=1)
+    components.set(xlabel="step", ylabel="death of a component (distance)", ylim=(0, None))
+    components.legend(**ABOVE)
+    _draw_band(loops, evo.steps, evo.null, "longest", "null: 90 % of longest loops")
+    for step, dgms in zip(evo.steps, evo.diagrams):
+        if len(dgms) > 1:
+            loops.plot([step] * len(dgms[1]), dgms[1].lifetimes.numpy(), "o", color=DIMS[1], ms=4, alpha=0.7)
+    loops.set(xlabel="step", ylabel="lifetime of a loop (distance)", ylim=(0, None))
+    loops.legend(**ABOVE)
     if history is not None:
-        top.set(xlabel=None), a.set(xlabel=None)
-    return a.figure
+        top.set(xlabel=None)
+        components.set(xlabel=None)
+    return components.figure
 
 # %% ../../nbs/tda/pictures.ipynb #c010
 def plot_against(
-    evo,  # an `Evolution`
-    history,  # a run's history, with a column "accuracy" if that was measured
-    columns,  # names of its table's columns
-):
+    evo: Any,  # an `Evolution`
+    history: pd.DataFrame,  # a run's history, with a column "accuracy" if that was measured
+    columns: Sequence[str],  # names of its table's columns
+) -> Figure:
     "The tuning's loss, and summaries below it with their null's band."
     top, *rest = panels(1 + len(columns), size=(5.5, 1.5 * (1 + len(columns))), sharex=True)[:, 0]
     plot_history(history, top).set(xlabel=None, ylabel="loss\n(nats per token)")
     for ax, name in zip(rest, columns):
         if f"{name} low" in evo.table:
-            ax.fill_between(
-                evo.steps, evo.table[f"{name} low"], evo.table[f"{name} high"], color=COLORS["model"], alpha=0.35, lw=0
-            )
+            _draw_band(ax, evo.steps, evo.table, name)
         ax.plot(evo.steps, evo.table[name], color=DIMS[name.startswith("H1")], lw=1.5)
         ax.set(ylabel=name if name != "change" else "change of H0\n(Wasserstein)")
     rest[-1].set(xlabel="step (grey: 90 % of the Gaussian null)")
     return top.figure
 
-# %% ../../nbs/tda/pictures.ipynb #c011
+
 def plot_film(
-    evo,  # an `Evolution`
-    frames=5,  # how many barcodes
-):
-    "Barcodes at a few steps side by side; grey is where the null's components die, dashed how long its longest loop lives."
-    at = sorted({round(i) for i in np.linspace(0, len(evo.steps) - 1, frames)})
-    row = panels(1, len(at), size=(2.1 * len(at), 2.6))[0]
-    far = max([d.deaths.max().item() for i in at for d in evo.diagrams[i] if len(d)] or [1.0]) * 1.05
-    for ax, i in zip(row, at):
+    evo: Any,  # an `Evolution`
+    frames: int = 5,  # how many barcodes
+) -> Figure:
+    """Barcodes at a few steps side by side.
+
+    Grey is where the null's components die, dashed how long its longest loop lives."""
+    chosen = sorted({round(i) for i in np.linspace(0, len(evo.steps) - 1, frames)})
+    row = panels(1, len(chosen), size=(2.1 * len(chosen), 2.6))[0]
+    deaths = [diagram.deaths.max().item() for i in chosen for diagram in evo.diagrams[i] if len(diagram)]
+    far = max(deaths or [1.0]) * 1.05
+    for ax, i in zip(row, chosen):
         ax.axvspan(*evo.null.loc[i, ["death low", "death high"]], color=COLORS["model"], alpha=0.3, lw=0)
-        y = _bars(ax, evo.diagrams[i], 1.5)
-        ax.hlines([y + 0.5], 0, evo.null.loc[i, "longest high"], color=DIMS[1], ls="--", lw=1)
+        height = _draw_bars(ax, evo.diagrams[i], 1.5)
+        ax.hlines([height + 0.5], 0, evo.null.loc[i, "longest high"], color=DIMS[1], ls="--", lw=1)
         ax.set(title=f"step {evo.steps[i]}", yticks=[], xlim=(0, far), xlabel="distance")
     return row[0].figure

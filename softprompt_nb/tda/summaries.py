@@ -8,7 +8,7 @@ __all__ = ['DISTANCES', 'total_persistence', 'persistence_entropy', 'summarize',
 
 # %% ../../nbs/tda/summaries.ipynb #c003
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,93 +21,106 @@ from .persistence import Diagram, Diagrams, persistence
 
 # %% ../../nbs/tda/summaries.ipynb #c005
 def total_persistence(
-    d: Diagram,  # bars
-    p: float = 1.0,  # power of each lifetime, at least 1
-) -> torch.Tensor:  # scalar, distance to the power p
-    "Sum of lifetimes to a power, differentiable (Cohen-Steiner et al. 2010); raises ValueError for a power below 1, whose gradient has no bound."
-    if p < 1:
-        raise ValueError(f"p={p}: give 1 or more, as the gradient of a short bar has no bound below it.")
-    return d.lifetimes.pow(p).sum()
+    diagram: Diagram,  # bars
+    power: float = 1.0,  # of each lifetime, at least 1
+) -> torch.Tensor:  # scalar, distance to the power
+    """Sum of lifetimes to a power, differentiable (Cohen-Steiner et al. 2010).
+
+    Raises ValueError for a power below 1, whose gradient has no bound."""
+    if power < 1:
+        raise ValueError(f"power={power}: give 1 or more, as the gradient of a short bar has no bound below it.")
+    return diagram.lifetimes.pow(power).sum()
 
 
 def persistence_entropy(
-    d: Diagram | Diagrams,  # bars of one dimension, or of all together
+    diagram: Diagram | Diagrams,  # bars of one dimension, or of all together
     base: float = math.e,  # of the logarithm: e for nats, 2 for bits
 ) -> torch.Tensor:  # scalar, between 0 (one bar) and the logarithm of the number of bars
-    "Entropy of the lifetimes' shares of their sum, differentiable; bars of no lifetime have no share, and no bar gives 0 (Chintakunta et al. 2015)."
-    l = torch.cat([x.lifetimes for x in d]) if isinstance(d, Diagrams) else d.lifetimes
-    share = l[l > 0] / l.sum()
-    return (0.0 - (share * share.log()).sum()) / math.log(base)
+    """Entropy of the lifetimes' shares of their sum, differentiable (Chintakunta et al. 2015).
 
-# %% ../../nbs/tda/summaries.ipynb #c006
+    Bars of no lifetime have no share, and no bar gives 0."""
+    dims = diagram if isinstance(diagram, Diagrams) else [diagram]
+    lifetimes = torch.cat([dim.lifetimes for dim in dims])
+    shares = lifetimes[lifetimes > 0] / lifetimes.sum()
+    return (0.0 - (shares * shares.log()).sum()) / math.log(base)
+
+
 def summarize(
     dgms: Diagrams,  # diagrams
     base: float = math.e,  # of the entropy's logarithm
-) -> dict:  # "H0 count", "H0 total", ... and "entropy" over all dimensions
+) -> dict[str, float]:  # "H0 count", "H0 total", ... and "entropy" over all dimensions
     "Count, total, mean and longest lifetime and entropy of each dimension, as plain numbers."
     out = {}
-    for d in dgms:
-        l = d.lifetimes.detach()
+    for diagram in dgms:
+        lifetimes = diagram.lifetimes.detach()
         values = dict(
-            count=len(l),
-            total=l.sum().item(),
-            mean=l.mean().item() if len(l) else 0.0,
-            max=l.max().item() if len(l) else 0.0,
-            entropy=persistence_entropy(d, base).item(),
+            count=len(lifetimes),
+            total=lifetimes.sum().item(),
+            mean=lifetimes.mean().item() if len(lifetimes) else 0.0,
+            max=lifetimes.max().item() if len(lifetimes) else 0.0,
+            entropy=persistence_entropy(diagram, base).item(),
         )
-        out |= {f"H{d.dim} {k}": v for k, v in values.items()}
+        out |= {f"H{diagram.dim} {name}": value for name, value in values.items()}
     return out | dict(entropy=persistence_entropy(dgms, base).item())
 
 # %% ../../nbs/tda/summaries.ipynb #c010
 def betti_curve(
-    d: Diagram,  # bars
-    at,  # distances
+    diagram: Diagram,  # bars
+    at: Sequence[float] | np.ndarray,  # distances
 ) -> np.ndarray:  # as long as `at`
     "How many bars are alive at each distance, in H0 with the component that never ends."
-    b, x = d.numpy(), np.asarray(at, float)[:, None]
-    return ((b[:, 0] <= x) & (x < b[:, 1])).sum(1) + (d.dim == 0)
+    bars = diagram.numpy()
+    where = np.asarray(at, float)[:, None]
+    alive = (bars[:, 0] <= where) & (where < bars[:, 1])
+    return alive.sum(1) + (diagram.dim == 0)
 
 
 def landscape(
-    d: Diagram,  # bars
-    at: tuple,  # first and last distance
+    diagram: Diagram,  # bars
+    at: tuple[float, float],  # first and last distance
     steps: int = 100,  # points between them
     depth: int = 3,  # how many functions
 ) -> np.ndarray:  # (depth, steps)
     "The first persistence landscape functions on a grid, by persim (Bubenik 2015)."
     out = np.zeros((depth, steps))
-    if len(d):
-        v = PersLandscapeApprox(dgms=[d.numpy()], hom_deg=0, start=at[0], stop=at[1], num_steps=steps).values[:depth]
-        if v.ndim == 2:
-            out[: len(v)] = v  # bars that all lie beside the grid leave nothing
+    if not len(diagram):
+        return out
+    grid = dict(start=at[0], stop=at[1], num_steps=steps)
+    values = PersLandscapeApprox(dgms=[diagram.numpy()], hom_deg=0, **grid).values[:depth]
+    if values.ndim == 2:  # bars that all lie beside the grid leave nothing
+        out[: len(values)] = values
     return out
 
 
 def image(
-    d: Diagram,  # bars
-    births: tuple,  # first and last birth
-    lifetimes: tuple,  # first and last lifetime
+    diagram: Diagram,  # bars
+    births: tuple[float, float],  # first and last birth
+    lifetimes: tuple[float, float],  # first and last lifetime
     pixel: float,  # side of a pixel, a distance
 ) -> np.ndarray:  # (births, lifetimes) in pixels
     "The persistence image, weighted by lifetime, by persim (Adams et al. 2017)."
-    im = persim.PersistenceImager(births, lifetimes, pixel)
-    return im.transform(d.numpy(), skew=True) if len(d) else np.zeros(im.resolution)
+    imager = persim.PersistenceImager(births, lifetimes, pixel)
+    if not len(diagram):
+        return np.zeros(imager.resolution)
+    return imager.transform(diagram.numpy(), skew=True)
 
 # %% ../../nbs/tda/summaries.ipynb #c014
 DISTANCES = dict(bottleneck=persim.bottleneck, wasserstein=persim.wasserstein, sliced=persim.sliced_wasserstein)
 
 
 def diagram_distance(
-    a: Diagram,  # bars
-    b: Diagram,  # bars of the same dimension
-    kind: str = "wasserstein",  # "bottleneck" (largest move), "wasserstein" (sum of moves), "sliced" (its fast relative)
+    first: Diagram,  # bars
+    second: Diagram,  # bars of the same dimension
+    kind: str = "wasserstein",  # "bottleneck" (largest move), "wasserstein" (sum of moves), "sliced" (fast)
 ) -> float:  # a distance, in the units of the points
-    "How far bars must move to make one diagram the other, by persim; raises ValueError for an unknown kind or two dimensions."
+    """How far bars must move to make one diagram the other, by persim.
+
+    Raises ValueError for an unknown kind or two dimensions."""
     if kind not in DISTANCES:
         raise ValueError(f"kind={kind!r}: use one of {', '.join(DISTANCES)}.")
-    if a.dim != b.dim:
-        raise ValueError(f"H{a.dim} and H{b.dim} cannot be compared: give two diagrams of one dimension.")
-    return float(DISTANCES[kind](a.numpy(), b.numpy()))
+    if first.dim != second.dim:
+        raise ValueError(f"H{first.dim} and H{second.dim} cannot be compared: give two diagrams of one dimension.")
+    return float(DISTANCES[kind](first.numpy(), second.numpy()))
 
 # %% ../../nbs/tda/summaries.ipynb #c016
 def gaussian_clouds(
@@ -119,17 +132,16 @@ def gaussian_clouds(
     "Normal points of the same n, d and spread; raises ValueError for an unknown spread."
     if spread not in ("isotropic", "covariance"):
         raise ValueError(f"spread={spread!r}: use 'isotropic' or 'covariance'.")
-    x, g = points.detach().cpu().double(), torch.Generator().manual_seed(seed)
-    n, d = x.shape
-    centred = x - x.mean(0)
-    y = (
-        torch.randn(draws, n, n, generator=g, dtype=torch.float64) @ centred
-        if spread == "covariance"
-        else torch.randn(draws, n, d, generator=g, dtype=torch.float64)
-    )
-    y = y - y.mean(1, keepdim=True)
-    size = y.flatten(1).norm(dim=1).clamp(min=torch.finfo(y.dtype).tiny)
-    return y * (centred.norm() / size)[:, None, None]
+    cloud = points.detach().cpu().double()
+    generator = torch.Generator().manual_seed(seed)
+    n, d = cloud.shape
+    centred = cloud - cloud.mean(0)
+    normal = torch.randn(draws, n, n if spread == "covariance" else d, generator=generator, dtype=torch.float64)
+    if spread == "covariance":
+        normal = normal @ centred
+    normal = normal - normal.mean(1, keepdim=True)
+    size = normal.flatten(1).norm(dim=1).clamp(min=torch.finfo(normal.dtype).tiny)
+    return normal * (centred.norm() / size)[:, None, None]
 
 # %% ../../nbs/tda/summaries.ipynb #c017
 @dataclass
@@ -142,31 +154,35 @@ class Against:
     spread: str  # how the null was drawn
     seed: int
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> pd.Series:
         return self.table.loc[name]
 
-    def __repr__(self):
-        return f"{self.table.to_string(float_format=lambda v: f'{v:.3g}')}\n{self._note()}"
+    def __repr__(self) -> str:
+        return f"{self.table.to_string(float_format='{:.3g}'.format)}\n{self._note()}"
 
-    def _repr_html_(self):
-        return self.table.to_html(float_format=lambda v: f"{v:.3g}", border=0) + f"<p>{self._note()}</p>"
+    def _repr_html_(self) -> str:
+        return self.table.to_html(float_format="{:.3g}".format, border=0) + f"<p>{self._note()}</p>"
 
-    def _note(self):
-        return f"Band: {100 * self.level:.0f} % of {self.draws} Gaussian clouds of the same n, d and spread ({self.spread}, seed {self.seed}); p: two-sided share of them that are at least as far out."
+    def _note(self) -> str:
+        return (
+            f"Band: {100 * self.level:.0f} % of {self.draws} Gaussian clouds of the same n, d and spread "
+            f"({self.spread}, seed {self.seed}); p: two-sided share of them that are at least as far out."
+        )
 
 
 def beside_null(
-    values: dict,  # name -> number
-    null,  # the same for each cloud of the null
+    values: dict[str, float],  # name -> number
+    null: Iterable[dict[str, float]],  # the same for each cloud of the null
     level: float,  # coverage of the band
 ) -> pd.DataFrame:  # a row for each number: value, low, median, high, p
     "Numbers with their band and two-sided p under a null."
     rows, null = {}, list(null)
-    for k, v in values.items():
-        x = np.array([d[k] for d in null], float)
-        lo, mid, hi = np.quantile(x, [(1 - level) / 2, 0.5, (1 + level) / 2])
-        out = min((x <= v).sum(), (x >= v).sum()) + 1  # the cloud itself counts as one of them, so that p is never zero
-        rows[k] = dict(value=float(v), low=lo, median=mid, high=hi, p=min(1.0, 2 * out / (len(x) + 1)))
+    for name, value in values.items():
+        drawn = np.array([one[name] for one in null], float)
+        low, median, high = np.quantile(drawn, [(1 - level) / 2, 0.5, (1 + level) / 2])
+        as_far = min((drawn <= value).sum(), (drawn >= value).sum()) + 1  # itself included, so that p is never zero
+        p = min(1.0, 2 * as_far / (len(drawn) + 1))
+        rows[name] = dict(value=float(value), low=low, median=median, high=high, p=p)
     return pd.DataFrame(rows).T
 
 # %% ../../nbs/tda/summaries.ipynb #c018
@@ -177,34 +193,32 @@ def against_null(
     spread: str = "isotropic",  # or "covariance", see `gaussian_clouds`
     level: float = 0.9,  # coverage of the band
     summary: Callable = summarize,  # `Diagrams` -> dict of numbers
-    **kw,  # maxdim, metric, normalize: see `persistence`
+    **options,  # maxdim, metric, normalize: see `persistence`
 ) -> Against:
     "A cloud's summaries beside their null; raises ValueError for what is no cloud."
-    null = persistence(gaussian_clouds(points, draws, seed, spread), **kw)
-    return Against(
-        beside_null(summary(persistence(points.detach().double(), **kw)), map(summary, null), level),
-        draws,
-        level,
-        spread,
-        seed,
-    )
+    null = persistence(gaussian_clouds(points, draws, seed, spread), **options)
+    values = summary(persistence(points.detach().double(), **options))
+    table = beside_null(values, map(summary, null), level)
+    return Against(table, draws, level, spread, seed)
 
 
 def distance_against_null(
-    a: torch.Tensor,  # (n, d)
-    b: torch.Tensor,  # (m, d)
+    first: torch.Tensor,  # (n, d)
+    second: torch.Tensor,  # (m, d)
     kind: str = "wasserstein",  # see `diagram_distance`
     draws: int = 100,  # pairs of clouds of the null
-    seed: int = 0,
-    spread: str = "isotropic",
-    level: float = 0.9,  # as for `against_null`
-    **kw,  # maxdim, metric, normalize: see `persistence`
+    seed: int = 0,  # of the draws
+    spread: str = "isotropic",  # or "covariance", see `gaussian_clouds`
+    level: float = 0.9,  # coverage of the band
+    **options,  # maxdim, metric, normalize: see `persistence`
 ) -> Against:
     "Distances of two clouds' diagrams in each dimension, beside those of two Gaussian clouds with their spreads."
 
-    def row(x, y):
-        return {f"H{p.dim} {kind}": diagram_distance(p, q, kind) for p, q in zip(x, y)}
+    def row(one: Diagrams, other: Diagrams) -> dict[str, float]:
+        return {f"H{p.dim} {kind}": diagram_distance(p, q, kind) for p, q in zip(one, other)}
 
-    one, other = (persistence(gaussian_clouds(x, draws, seed + i, spread), **kw) for i, x in enumerate((a, b)))
-    mine = row(*(persistence(x.detach().double(), **kw) for x in (a, b)))
-    return Against(beside_null(mine, [row(x, y) for x, y in zip(one, other)], level), draws, level, spread, seed)
+    nulls_first = persistence(gaussian_clouds(first, draws, seed, spread), **options)
+    nulls_second = persistence(gaussian_clouds(second, draws, seed + 1, spread), **options)
+    null = [row(one, other) for one, other in zip(nulls_first, nulls_second)]
+    values = row(persistence(first.detach().double(), **options), persistence(second.detach().double(), **options))
+    return Against(beside_null(values, null, level), draws, level, spread, seed)
