@@ -12,13 +12,13 @@ from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as hf_logging
-
 import softprompt_nb
 from .lab.family import RECIPES, lab_model
 from .lm import FrozenLM, refuse_unsupported
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as hf_logging
 
 # %% ../nbs/load.ipynb #c005
 LAB = Path(softprompt_nb.__file__).parent / "lab" / "models"

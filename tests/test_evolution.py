@@ -3,15 +3,6 @@ correlations, and the comparison of arms."""
 
 import math
 
-import numpy as np
-import pandas as pd
-import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import spearmanr
-
 from softprompt_nb.tda.evolution import evolution, rank_correlation, shape_at_end
 from softprompt_nb.tda.persistence import persistence
 from softprompt_nb.tda.summaries import (
@@ -27,6 +18,15 @@ from softprompt_nb.tda.summaries import (
     summarize,
     total_persistence,
 )
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import spearmanr
 
 settings.register_profile("tda", deadline=None, max_examples=25)
 settings.load_profile("tda")

@@ -1,6 +1,8 @@
 """Diagrams, critical edges and gradients against gudhi, finite differences and a spanning tree; degenerate clouds;
 bad input."""
 
+from softprompt_nb.tda.persistence import _ranked, distances, persistence
+
 import gudhi
 import numpy as np
 import pytest
@@ -9,8 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ripser import ripser
 from scipy.spatial.distance import cdist, squareform
-
-from softprompt_nb.tda.persistence import _ranked, distances, persistence
 
 settings.register_profile("tda", deadline=None, max_examples=40)
 settings.load_profile("tda")

@@ -1,12 +1,6 @@
 """When items are solved against greedy generation; runs through a store; the comparison of arms against numbers
 worked out by hand."""
 
-import numpy as np
-import pandas as pd
-import pytest
-import torch
-from scipy.stats import wilcoxon
-
 from softprompt_nb.data import Example
 from softprompt_nb.engine.inference import generate
 from softprompt_nb.experiments.runs import RunStore, content_hash
@@ -27,6 +21,12 @@ from softprompt_nb.studies.structure import (
     study,
 )
 from softprompt_nb.training.tuning import tune
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import wilcoxon
 
 ITEMS = lab_task("plural").examples(4, split="train")
 

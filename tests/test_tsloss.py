@@ -3,13 +3,6 @@ regularisers of tune and tune_many."""
 
 import math
 
-import numpy as np
-import pytest
-import torch
-from families import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from softprompt_nb.data import Example
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.tda.penalties import (
@@ -25,6 +18,13 @@ from softprompt_nb.tda.persistence import distances, persistence
 from softprompt_nb.tda.tsloss import TSLoss, distinct, interval, soft_nearest
 from softprompt_nb.training.many import tune_many
 from softprompt_nb.training.tuning import tune
+
+import numpy as np
+import pytest
+import torch
+from families import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 settings.register_profile("tda", deadline=None, max_examples=30)
 settings.load_profile("tda")

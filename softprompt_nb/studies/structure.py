@@ -14,11 +14,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
-from scipy.stats import wilcoxon
-
 from ..data import Example, encode_at, pad_rows
 from ..engine.forward import target_logits
 from ..experiments.configs import TuneConfig
@@ -31,6 +26,11 @@ from ..tda.evolution import rank_correlation, shape_at_end
 from ..tda.penalties import L2, PairDistance, RandomDirection, Weighted
 from ..tda.tsloss import TSLoss
 from ..training.tuning import Run
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import wilcoxon
 
 # %% ../../nbs/studies/structure.ipynb #c005
 @torch.no_grad()

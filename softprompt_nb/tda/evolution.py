@@ -9,16 +9,16 @@ __all__ = ['Evolution', 'evolution', 'shape_at_end', 'rank_correlation']
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..measure import Measured, resamples
+from .persistence import Diagrams, distances, persistence
+from .pictures import plot_against, plot_evolution, plot_film
+from .summaries import against_null, beside_null, diagram_distance, gaussian_clouds, summarize
+
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
-
-from ..measure import Measured, resamples
-from .persistence import Diagrams, distances, persistence
-from .pictures import plot_against, plot_evolution, plot_film
-from .summaries import against_null, beside_null, diagram_distance, gaussian_clouds, summarize
 
 # %% ../../nbs/tda/evolution.ipynb #c005
 @dataclass

@@ -9,10 +9,10 @@ __all__ = ['L2', 'PairDistance', 'Connectivity', 'TotalPersistence', 'Signature'
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from .persistence import distances, persistence
 from .tsloss import TSLoss, gradient_length
+
+import torch
 
 # %% ../../nbs/tda/penalties.ipynb #c005
 @dataclass(frozen=True)

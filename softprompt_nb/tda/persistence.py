@@ -10,6 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ..measure import plural
+from .pictures import plot_barcode, plot_diagrams
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,9 +20,6 @@ from matplotlib.axes import Axes
 from ripser import ripser
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
-
-from ..measure import plural
-from .pictures import plot_barcode, plot_diagrams
 
 # %% ../../nbs/tda/persistence.ipynb #c005
 POINT_METRICS = ("euclidean", "cosine", "correlation", "precomputed")

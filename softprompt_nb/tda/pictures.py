@@ -9,12 +9,12 @@ __all__ = ['DIMS', 'ABOVE', 'plot_diagrams', 'plot_barcode', 'plot_evolution', '
 from collections.abc import Sequence
 from typing import Any
 
+from ..plots import COLORS, axes, panels, plot_history
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from ..plots import COLORS, axes, panels, plot_history
 
 # %% ../../nbs/tda/pictures.ipynb #c003
 DIMS = (COLORS["prompt"], COLORS["accent"], COLORS["shots"])  # colours of H0, H1, H2

@@ -11,13 +11,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from .persistence import Diagram, Diagrams, persistence
+
 import numpy as np
 import pandas as pd
 import persim
 import torch
 from persim.landscapes import PersLandscapeApprox
-
-from .persistence import Diagram, Diagrams, persistence
 
 # %% ../../nbs/tda/summaries.ipynb #c005
 def total_persistence(

@@ -9,10 +9,10 @@ __all__ = ['ALLOWED', 'square', 'soft_nearest', 'interval', 'gradient_length', '
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from ..patching import patch
 from .persistence import distances, persistence
+
+import torch
 
 # %% ../../nbs/tda/tsloss.ipynb #c004
 def square(
