@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from .lm import FrozenLM
+from .measure import plural
+
 import datasets
 import pandas as pd
 import torch
-
-from .lm import FrozenLM
-from .measure import plural
 
 # %% ../nbs/data.ipynb #c004
 @dataclass(frozen=True)

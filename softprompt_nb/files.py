@@ -24,12 +24,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from . import __version__
+
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensor_bytes
-
-from . import __version__
 
 # %% ../nbs/files.ipynb #c004
 def sync(

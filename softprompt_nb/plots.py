@@ -7,13 +7,13 @@ __all__ = ['COLORS', 'SERIES', 'COLORS_OF', 'color_of', 'axes', 'panels', 'plot_
            'plot_runs', 'plot_vectors']
 
 # %% ../nbs/plots.ipynb #c003
+from .measure import over_runs, plural
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-
-from .measure import over_runs, plural
 
 # %% ../nbs/plots.ipynb #c004
 COLORS = dict(

@@ -11,12 +11,12 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .files import write_folder
+from .lm import FrozenLM
+
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-
-from .files import write_folder
-from .lm import FrozenLM
 
 # %% ../nbs/prompts.ipynb #c004a
 class _Made:

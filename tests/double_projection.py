@@ -8,13 +8,13 @@ import argparse
 from contextlib import contextmanager
 from itertools import product
 
-import pandas as pd
-import torch
-
 from softprompt_nb.engine.inference import exact_match
 from softprompt_nb.lab.world import TASKS, lab_task
 from softprompt_nb.load import load_lm
 from softprompt_nb.translation.hard import pez as module
+
+import pandas as pd
+import torch
 
 SEARCHED, HELD = 16, 32  # items to search on, and to choose by
 

@@ -1,5 +1,7 @@
 """Small random models of the families that the package supports, and a tokenizer for them."""
 
+from softprompt_nb.lm import FrozenLM
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -16,8 +18,6 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
-
-from softprompt_nb.lm import FrozenLM
 
 V, D = 120, 32
 LAB = ("lab-base-s", "lab-instruct-s")  # the pretrained ones that tests of the core take along

@@ -1,8 +1,8 @@
 """InSPEcT written the slow way, for tests and the benchmark: one prompt, one pair of layers, one row at a time, the states computed anew."""
 
-import torch
-
 from softprompt_nb.translation.readings.verbalize import decoder_layers
+
+import torch
 
 
 def first(out):

@@ -5,11 +5,6 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import datasets
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from softprompt_nb.evaluation.formats.benchmarks import (
     ANSWERS,
     HUB,
@@ -30,6 +25,11 @@ from softprompt_nb.evaluation.formats.lab_benchmarks import (
     times_told,
 )
 from softprompt_nb.lab.facts import RELATIONS
+
+import datasets
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 questions = st.lists(

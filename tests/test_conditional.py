@@ -1,11 +1,5 @@
 """Rows with labels of their own, prompts from a condition and prompts in a few directions: each equal to a plain loop with plain PyTorch."""
 
-import pytest
-import torch
-from families import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from softprompt_nb.conditional import (
     NET_KINDS,
     ConditionalPrompt,
@@ -20,6 +14,12 @@ from softprompt_nb.engine.inference import generate, loss_on, target_logprobs
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.many import tune_many
 from softprompt_nb.training.tuning import data_fingerprint, tune
+
+import pytest
+import torch
+from families import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 _made = {}
 

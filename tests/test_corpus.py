@@ -5,12 +5,6 @@ import random
 import re
 from collections import Counter
 
-import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from transformers import AutoTokenizer
-
 from softprompt_nb.lab import corpus as C
 from softprompt_nb.lab import forms as F
 from softprompt_nb.lab import grammar as G
@@ -18,6 +12,12 @@ from softprompt_nb.lab import planted as L
 from softprompt_nb.lab import recipes as R
 from softprompt_nb.lab import world as W
 from softprompt_nb.lab.facts import RELATIONS, how_often
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 ALL = dict.fromkeys(C.FAMILIES, 1.0)
 FACTS = sum(map(len, RELATIONS.values()))

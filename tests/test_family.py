@@ -6,10 +6,6 @@ import re
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
-import pytest
-import torch
-from transformers import AutoTokenizer, GPTNeoXForCausalLM
-
 from softprompt_nb.lab import cards as K
 from softprompt_nb.lab import corpus as C
 from softprompt_nb.lab import family as M
@@ -18,6 +14,10 @@ from softprompt_nb.lab import pretrain as P
 from softprompt_nb.lab import recipes as R
 from softprompt_nb.lab import world as W
 from softprompt_nb.load import lab_models, load_lm
+
+import pytest
+import torch
+from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 RECORDED = [n for n in R.RECIPES if (R.MODELS / n / "manifest.json").exists()]
 SHIPPED = lab_models()

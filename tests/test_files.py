@@ -5,13 +5,13 @@ import resource
 import signal
 import threading
 
+from softprompt_nb import files
+from softprompt_nb.files import read_tensors, stored, write_file, write_folder, write_tensors
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from softprompt_nb import files
-from softprompt_nb.files import read_tensors, stored, write_file, write_folder, write_tensors
 
 STEPS = ("fsync", "replace", "rename", "mkdir", "open")
 

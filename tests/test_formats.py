@@ -3,10 +3,6 @@
 import json
 import random
 
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from softprompt_nb.evaluation.formats.formats import (
     FORMATS,
     Format,
@@ -18,6 +14,10 @@ from softprompt_nb.evaluation.formats.formats import (
 )
 from softprompt_nb.evaluation.formats.lab_benchmarks import LAB_BENCHMARKS, lab_benchmark, lab_format, lab_item
 from softprompt_nb.lab.facts import RELATIONS
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 OPTIONS = Item("which ?", "b c", ("a", "b c", "d"))
 LAB = {f: lab_item(("town", "mayor"), next(iter(RELATIONS["town", "mayor"])), f) for f in LAB_BENCHMARKS}

@@ -2,17 +2,17 @@
 
 import warnings
 
-import pytest
-import torch
-from families import FAMILIES, LAB, tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from softprompt_nb.data import Encoded, Example, collate, encode, encode_at, pad_rows
 from softprompt_nb.engine.forward import assemble, plan, prompted_loss, prompted_losses, target_logits
 from softprompt_nb.engine.packing import Shared, find_shared, groups, pack, pack_tree
 from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
+
+import pytest
+import torch
+from families import FAMILIES, LAB, tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 LMS = [*FAMILIES, *LAB]
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is")]

@@ -5,13 +5,13 @@ import random
 import subprocess
 import sys
 
+from softprompt_nb.lab import games as G
+
 import chess
 import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from softprompt_nb.lab import games as G
 
 SEEDS = range(12)
 seeds = st.integers(0, 10**9)

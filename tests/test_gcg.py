@@ -1,14 +1,14 @@
 """GCG and the plain searches: the gradient against finite differences of one-hot inputs, and what each search promises."""
 
-import pytest
-import torch
-from families import tiny
-
 from softprompt_nb.data import Example, collate
 from softprompt_nb.engine.forward import prompted_loss
 from softprompt_nb.translation.hard.baselines import greedy_coordinate, random_search, written
 from softprompt_nb.translation.hard.gcg import GCGConfig, gcg, swaps, token_gradient
 from softprompt_nb.translation.hard.objective import Objective, retokenized
+
+import pytest
+import torch
+from families import tiny
 
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is"), Example("zz top", " q")]
 

@@ -2,12 +2,6 @@
 
 import math
 
-import pytest
-import torch
-from families import FAMILIES, tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from softprompt_nb.data import Example, encode
 from softprompt_nb.engine.inference import exact_match, loss_on
 from softprompt_nb.lm import FrozenLM
@@ -25,6 +19,12 @@ from softprompt_nb.translation.hard.objective import (
 )
 from softprompt_nb.translation.hard.pez import pez
 from softprompt_nb.translation.hard.rlprompt import rlprompt
+
+import pytest
+import torch
+from families import FAMILIES, tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is")]
 PROMPTS = [(5, 40, 41), (70, 71, 72, 73, 74), (50, 51)]

@@ -4,11 +4,6 @@ import json
 import os
 import sys
 
-import pytest
-import torch
-from conftest import ROOT, run
-from families import FAMILIES, tiny
-
 from softprompt_nb.engine.inference import generate
 from softprompt_nb.evaluation.formats.knowledge import format_and_knowledge, option_table, picks
 from softprompt_nb.evaluation.formats.lab_benchmarks import lab_benchmark
@@ -16,6 +11,11 @@ from softprompt_nb.evaluation.harness import insert_prompt, place_among
 from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.tuning import tune
+
+import pytest
+import torch
+from conftest import ROOT, run
+from families import FAMILIES, tiny
 
 
 @pytest.mark.parametrize("place", [0, 1, 3])
@@ -139,10 +139,10 @@ def test_every_family_scores_as_we_do(cls, name):
     p = SoftPrompt.init(lm, 3, "gaussian", seed=1)
     model = cls(lm.model, p, tokenizer=lm.tokenizer, batch_size=3, max_length=60)
     assert model.max_length == 57
-    from lm_eval.api.instance import Instance
-
     from softprompt_nb.data import Example
     from softprompt_nb.engine.inference import target_logprobs
+
+    from lm_eval.api.instance import Instance
 
     pairs = [("abc", " de"), ("a longer text", " x"), ("q", " yes it is"), ("abc", " q")]
     got = model.loglikelihood(

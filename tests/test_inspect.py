@@ -1,11 +1,5 @@
 """InSPEcT and the lens: batches are single pairs, whatever the family; what is put back where it came from changes nothing."""
 
-import numpy as np
-import pytest
-import torch
-from families import FAMILIES, tiny
-from slow_inspect import one_pair
-
 from softprompt_nb.engine.inference import generate
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.translation.readings.inspect import (
@@ -18,6 +12,12 @@ from softprompt_nb.translation.readings.inspect import (
     target_text,
 )
 from softprompt_nb.translation.readings.verbalize import logit_lens, prompt_states
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES, tiny
+from slow_inspect import one_pair
 
 _made = {}
 

@@ -2,13 +2,6 @@
 
 import math
 
-import pandas as pd
-import pytest
-import torch
-from families import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from softprompt_nb.data import Example, encode
 from softprompt_nb.evaluation.interpretability import (
     choose,
@@ -25,6 +18,13 @@ from softprompt_nb.evaluation.interpretability import (
     waywardness,
 )
 from softprompt_nb.prompts import SoftPrompt
+
+import pandas as pd
+import pytest
+import torch
+from families import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is"), Example("zz top", " q")]
 

@@ -4,14 +4,6 @@ import math
 import re
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import pytest
-import torch
-from families import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from softprompt_nb.evaluation.formats.benchmarks import Benchmark, load_benchmark
 from softprompt_nb.evaluation.formats.formats import FORMATS, Item
 from softprompt_nb.evaluation.formats.knowledge import (
@@ -29,6 +21,14 @@ from softprompt_nb.evaluation.formats.knowledge import (
 )
 from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from families import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 bits = st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=60)

@@ -3,12 +3,6 @@
 import json
 import math
 
-import pytest
-import torch
-from families import LAB, tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from softprompt_nb.data import Example
 from softprompt_nb.engine.inference import exact_match, generate, loss_on, score_options, target_logprobs
 from softprompt_nb.load import load_lm
@@ -16,6 +10,12 @@ from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog
 from softprompt_nb.training.many import free_memory, kept_bytes, lanes_that_fit, tune_many
 from softprompt_nb.training.tuning import Settings, TuningDiverged, prepare, tune
+
+import pytest
+import torch
+from families import LAB, tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 EXAMPLES = [Example(c * 3, f" {c}!") for c in "abcdefghij"]
 OTHERS = [Example(f"{c} and {c}", " yes it is"[: 3 + i]) for i, c in enumerate("klmnopq")]

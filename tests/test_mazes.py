@@ -2,12 +2,12 @@
 
 import random
 
+from softprompt_nb.lab import mazes as M
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from softprompt_nb.lab import mazes as M
 
 seeds = st.integers(0, 10**9)
 

@@ -1,17 +1,17 @@
 """PEZ against a loop written by hand, and what the algorithm promises."""
 
-import pytest
-import torch
-import torch.nn.functional as F
-from double_projection import compare, double_projection
-from families import tiny
-
 from softprompt_nb.data import Example, collate
 from softprompt_nb.engine.forward import prompted_loss
 from softprompt_nb.load import load_lm
 from softprompt_nb.translation.hard import pez as module
 from softprompt_nb.translation.hard.objective import Objective, Reader, nll_gradient, usable_tokens
 from softprompt_nb.translation.hard.pez import PEZConfig, Projection, parsability, pez, pez_gradient, straight_through
+
+import pytest
+import torch
+import torch.nn.functional as F
+from double_projection import compare, double_projection
+from families import tiny
 
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is"), Example("zz top", " q")]
 

@@ -3,12 +3,6 @@
 import math
 import re
 
-import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import stats
-
 from softprompt_nb.evaluation.formats.curve import FormatCurve, checkpoints_for, format_curve, prompts_at
 from softprompt_nb.evaluation.formats.lab_benchmarks import lab_benchmark
 from softprompt_nb.evaluation.formats.ranking import _rho, _tau, agreement_difference, rank_agreement
@@ -24,6 +18,12 @@ from softprompt_nb.studies.format import (
     paper_configs,
     study_configs,
 )
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
 scores = st.integers(3, 9).flatmap(lambda k: st.tuples(*[st.lists(st.integers(0, 5), min_size=k, max_size=k)] * 2))
 

@@ -2,10 +2,6 @@
 
 import math
 
-import pandas as pd
-import pytest
-from families import tiny
-
 from softprompt_nb.data import Example
 from softprompt_nb.experiments.runs import RunStore
 from softprompt_nb.experiments.sweep import sweep
@@ -24,6 +20,10 @@ from softprompt_nb.studies.readable import (
     prompt_claims,
     tenfold,
 )
+
+import pandas as pd
+import pytest
+from families import tiny
 
 SMALL = dict(budget=300, train=6, valid=6, test=6, judge="lab-base-xs", reader="lab-base-xs", model="lab-base-xs", n=3)
 

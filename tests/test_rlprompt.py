@@ -2,10 +2,6 @@
 
 from itertools import product
 
-import pytest
-import torch
-from families import tiny
-
 from softprompt_nb.data import Example, encode
 from softprompt_nb.translation.hard.objective import Objective, usable_tokens
 from softprompt_nb.translation.hard.rlprompt import (
@@ -18,6 +14,10 @@ from softprompt_nb.translation.hard.rlprompt import (
     standard,
     write,
 )
+
+import pytest
+import torch
+from families import tiny
 
 EXAMPLES = [Example("abc", " de"), Example("a longer input", "x"), Example("q", "yes it is"), Example("zz top", " q")]
 

@@ -2,13 +2,13 @@
 
 from functools import partial
 
-import numpy as np
-import pandas as pd
-import pytest
-
 from softprompt_nb.evaluation.distance.capabilities import from_examples, repetition
 from softprompt_nb.evaluation.distance.measures import Ladder
 from softprompt_nb.studies.distance import Case, DistanceStudy, distance_study, lab_cases, main, seed_agreement, tiny
+
+import numpy as np
+import pandas as pd
+import pytest
 
 RUN = dict(sizes=(0, 1, 2), seeds=(0, 1), rates=(0.5,), steps=3, batch_size=4, train=12, valid=4, test=6)
 

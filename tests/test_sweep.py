@@ -8,13 +8,13 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-from conftest import ROOT
-from toys import Batched, Trouble, Walk
-
 from softprompt_nb.experiments import sweep as module
 from softprompt_nb.experiments.runs import Result, RunStore, content_hash
 from softprompt_nb.experiments.sweep import Serial, sweep
+
+import pytest
+from conftest import ROOT
+from toys import Batched, Trouble, Walk
 
 pytestmark = pytest.mark.xdist_group("sweep")
 ENV = os.environ | {
@@ -92,9 +92,10 @@ def test_the_run_that_kills_its_worker_is_found_and_the_rest_is_done(zygote, tmp
 
 
 class Dying:
-    "Runs in this process; the runs named break the pool at so many first attempts, as if their worker, or one beside it, had died."
+    """Runs in this process; the runs named break the pool at so many first attempts, as if their worker, or one
+    beside it, had died."""
 
-    own, window = True, 2
+    replaceable, window = True, 2
 
     def __init__(self, deaths):
         self.deaths, self.pools = deaths, 1
@@ -120,7 +121,7 @@ class Dying:
 )
 def test_a_death_beside_another_run_counts_for_neither(tmp_path, monkeypatch, deaths, failed, pools):
     pool = Dying(list(deaths))
-    monkeypatch.setattr(module, "_Pool", lambda workers, most: pool)
+    monkeypatch.setattr(module, "_SpawnPool", lambda workers, most: pool)
     configs = [Trouble("", x) for x in range(3)]
     s = sweep(configs, tmp_path, workers=2, progress=False)
     assert (sorted(configs[s.ids.index(i)].x for i in s.failed), len(s.done), pool.pools) == (

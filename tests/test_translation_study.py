@@ -6,14 +6,6 @@ import time
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
-import pandas as pd
-import pytest
-import torch
-from families import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from softprompt_nb.data import Example
 from softprompt_nb.engine.inference import exact_match
 from softprompt_nb.prompts import SoftPrompt
@@ -44,6 +36,14 @@ from softprompt_nb.translation.translator.texts import (
 )
 from softprompt_nb.translation.translator.train_prompts import Pair, Pairs
 from softprompt_nb.translation.translator.transfer import Endpoint, compare_transfer, transfer
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from families import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 texts = st.lists(st.sampled_from("the cat sat on a mat and ran".split()), max_size=7).map(" ".join)
 _made = {}

@@ -4,13 +4,6 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from families import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from softprompt_nb.data import Example
 from softprompt_nb.engine.inference import generate
 from softprompt_nb.experiments.runs import RunStore
@@ -41,6 +34,13 @@ from softprompt_nb.translation.translator.rerank import (
 )
 from softprompt_nb.translation.translator.train_prompts import Pair, Pairs, train_prompts
 from softprompt_nb.translation.translator.translator import Candidate, Translator, TranslatorConfig
+
+import numpy as np
+import pytest
+import torch
+from families import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 INDUCTION = Path(__file__).resolve().parents[2] / "shared" / "data" / "instruction_induction"
 _made = {}

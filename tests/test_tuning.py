@@ -3,16 +3,16 @@
 import json
 import math
 
-import pytest
-import torch
-from families import tiny
-
 from softprompt_nb.data import Example, collate
 from softprompt_nb.engine.forward import prompted_loss
 from softprompt_nb.engine.inference import loss_on
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog, Track
 from softprompt_nb.training.tuning import RELATIVE_LR, Settings, TuningDiverged, tune
+
+import pytest
+import torch
+from families import tiny
 
 EXAMPLES = [Example(c * 3, f" {c}!") for c in "abcdefghij"]
 

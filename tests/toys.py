@@ -7,12 +7,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-import torch
-
 from softprompt_nb.experiments.runs import Result
 from softprompt_nb.files import read_tensors, write_tensors
 from softprompt_nb.prompts import SoftPrompt
+
+import pandas as pd
+import torch
 
 
 def double(x):

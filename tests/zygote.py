@@ -12,14 +12,17 @@ import sys
 import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+
+from softprompt_nb.experiments.configs import TuneConfig
+from softprompt_nb.experiments.runs import RunStore, StoreError, content_hash
+from softprompt_nb.experiments.sweep import Serial, sweep
+from softprompt_nb.load import cached_lm
 
 import torch
 from toys import Trouble, Walk
-
-from softprompt_nb.experiments.configs import TuneConfig, _model
-from softprompt_nb.experiments.runs import RunStore, StoreError, content_hash
-from softprompt_nb.experiments.sweep import Serial, sweep
 
 FORK = multiprocessing.get_context("fork")
 WALKS = [Walk(seed) for seed in range(16)]
@@ -34,6 +37,12 @@ def forked(configs, folder):
     "A sweep on two forked workers."
     with ProcessPoolExecutor(2, FORK) as pool:
         return sweep(configs, folder, pool, progress=False)
+
+
+def dies_in_a_sweep(n, configs, folder):
+    "A sweep whose process dies at the n-th change of a file."
+    dies_at(n)
+    forked(configs, folder)
 
 
 def group(job):
@@ -57,7 +66,8 @@ def ended(pid, block=True):
 
 
 def dies_at(n):
-    "From now on each process counts its own steps of writing, and at the n-th kills its whole group, before or after the step."
+    """From now on each process counts its own steps of writing, and at the n-th kills its whole group, before or
+    after the step."""
     left, after = [n], n % 2
 
     def wrap(f):
@@ -106,14 +116,12 @@ def same_as_unkilled(folder, configs):
 
 
 def killed(folder, kind, kills, most, seed):
-    "Kill a sweep's whole group at random steps, start it again each time, and let the last one end; a reader looks on all the time."
+    """Kill a sweep's whole group at random steps, start it again each time, and let the last one end; a reader looks
+    on all the time."""
     configs, rng, store = dict(walks=WALKS, tunes=TUNES)[kind], random.Random(seed), RunStore(folder)
     recorded = []
     for k in range(kills):
-
-        def job(n=rng.randint(1, most)):
-            dies_at(n)
-            forked(configs, folder)
+        job = partial(dies_in_a_sweep, rng.randint(1, most), configs, folder)
 
         pid = group(job)
         while (code := ended(pid, block=False)) is None:
@@ -135,10 +143,8 @@ def killed_by_the_clock(folder, kills, seed):
     for _ in range(kills):
         pid = group(lambda: forked(configs, folder))
         time.sleep(rng.uniform(0.02, 0.25))
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         codes.append(ended(pid))
         read_all(RunStore(folder))
     assert ended(group(lambda: forked(configs, folder))) == 0
@@ -158,7 +164,7 @@ def shared(folder, kill):
     b = group(lambda: job("b"))
     assert ended(a) == (-signal.SIGKILL if kill else 0) and ended(b) == 0
     same_as_unkilled(folder, WALKS)
-    done = [json.load(open(f"{folder}-{n}")) for n in ("b" if kill else "ab")]
+    done = [json.loads(Path(f"{folder}-{n}").read_text()) for n in ("b" if kill else "ab")]
     assert all(len(d) + len(t) == len(WALKS) and not f for d, t, f in done)
     return [d for d, _, _ in done]
 
@@ -213,10 +219,10 @@ def full_disk(folder, what):
         try:
             sweep(configs, folder, Serial(), progress=False)
         except StoreError as e:
-            print(e, file=open(f"{folder}-said", "w"))
+            Path(f"{folder}-said").write_text(f"{e}\n")
 
     assert ended(group(job)) == 0
-    store, said = RunStore(folder), open(f"{folder}-said").read()
+    store, said = RunStore(folder), Path(f"{folder}-said").read_text()
     read_all(store)
     before, left = len(store), [p.name for p in store.folder.iterdir() if p.name not in store.ids()]
     again = sweep(configs, folder, Serial(), progress=False)
@@ -225,7 +231,7 @@ def full_disk(folder, what):
 
 def main():
     torch.set_num_threads(1)
-    _model("lab-instruct-s", None, None)  # forked children find it here
+    cached_lm("lab-instruct-s", None, None)  # forked children find it here
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:

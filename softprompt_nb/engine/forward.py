@@ -13,12 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 
-import torch
-import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface
-from transformers.cache_utils import DynamicCache
-
 from ..data import Batch
 from softprompt_nb.engine.packing import (
     Shared,
@@ -32,6 +26,12 @@ from softprompt_nb.engine.packing import (
     suffixes,
 )
 from ..lm import FrozenLM
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface
+from transformers.cache_utils import DynamicCache
 
 # %% ../../nbs/engine/forward.ipynb #c005
 @dataclass

@@ -9,14 +9,14 @@ __all__ = ['target_logprobs', 'loss_on', 'generate', 'exact_match', 'first_line'
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from ..data import Encoded, Example, check_lengths, encode_at, encode_context, pad_rows
 from .forward import assemble, plan, run_prefix, target_losses
 from .packing import groups, row_start
 from ..lm import FrozenLM
 from ..measure import Measured, mean, proportion
 from ..prompts import SoftPrompt
+
+import torch
 
 # %% ../../nbs/engine/inference.ipynb #c004
 def _one(lm, prompt):

@@ -10,14 +10,14 @@ __all__ = ['row_start', 'suffixes', 'Groups', 'groups', 'PrefixTree', 'prefix_tr
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 
+from ..data import Batch
+from ..lm import FrozenLM
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
-
-from ..data import Batch
-from ..lm import FrozenLM
 
 # %% ../../nbs/engine/packing.ipynb #c006
 def row_start(mask):  # (B, T) -> (B,)

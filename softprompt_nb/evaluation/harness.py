@@ -8,11 +8,11 @@ __all__ = ['insert_prompt', 'place_among', 'harness_model', 'register', 'main']
 # %% ../../nbs/evaluation/harness.ipynb #c003
 from functools import cache
 
-import torch
-
 from ..lm import FrozenLM
 from ..load import LAB, lab_models
 from ..prompts import SoftPrompt
+
+import torch
 
 # %% ../../nbs/evaluation/harness.ipynb #c005
 def insert_prompt(

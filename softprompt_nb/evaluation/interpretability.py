@@ -11,11 +11,6 @@ __all__ = ['divergence', 'retention', 'Faithfulness', 'faithfulness', 'Scrutabil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
-import torch
-import torch.nn.functional as F
-
 from ..data import Example, collate
 from ..engine.forward import target_logits
 from ..engine.inference import exact_match, loss_on, score_options, target_logprobs
@@ -24,6 +19,11 @@ from ..measure import Measured, mean, over_runs, plural, proportion
 from ..plots import axes, color_of
 from ..prompts import SoftPrompt
 from ..training.tuning import tune
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
 
 # %% ../../nbs/evaluation/interpretability.ipynb #c004
 def _rows_of(lm, text):

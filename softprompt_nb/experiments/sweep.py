@@ -15,74 +15,95 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-
-import torch
-from tqdm.std import tqdm
+from typing import Any
 
 from .runs import RunStore, StoreError, attempt, content_hash
 from ..measure import plural
+from ..patching import patch
 from ..training.callbacks import _in_notebook, clock
 
+import pandas as pd
+import torch
+from tqdm.std import tqdm
+
 # %% ../../nbs/experiments/sweep.ipynb #c004
-def _one(store, config, wait):
-    "One run, unless it is recorded or another process has it."
-    if (id := content_hash(config)) in store:
+def _run_one(store: RunStore, config: Any, wait: bool) -> tuple[str, str]:
+    "One run, unless it is recorded or another process has it: its status and a sentence."
+    id = content_hash(config)
+    if id in store:
         return "there", ""
     with store.claim(id, wait) as work:
         if work is None:
             return "busy", ""
-        return attempt(store, config, work) if id not in store else ("there", "")
+        if id in store:
+            return "there", ""
+        return attempt(store, config, work)
 
 
-def _many(store, configs, out):
+def _run_together(store: RunStore, configs: Sequence, statuses: dict[str, tuple[str, str]]) -> None:
     "Runs that their class does together, each recorded as it finishes; those that another process has are left to it."
+    kind = type(configs[0])
     with ExitStack() as claims:
-        works = [claims.enter_context(store.claim(content_hash(c))) for c in configs]
-        out |= {content_hash(c): ("busy", "") for c, w in zip(configs, works) if w is None}
-        out |= {w.id: ("there", "") for w in works if w is not None and w.id in store}
-        todo = [(c, w) for c, w in zip(configs, works) if w is not None and w.id not in out]
+        todo = []
+        for config in configs:
+            id = content_hash(config)
+            work = claims.enter_context(store.claim(id))
+            if work is None:
+                statuses[id] = "busy", ""
+            elif id in store:
+                statuses[id] = "there", ""
+            else:
+                todo.append((config, work))
         start = time.perf_counter()
         try:
-            for i, result in type(configs[0]).run_many([c for c, _ in todo], [w for _, w in todo]) if todo else ():
-                out[todo[i][1].id] = attempt(store, *todo[i], result, start, len(todo))
+            if todo:
+                for i, result in kind.run_many([config for config, _ in todo], [work for _, work in todo]):
+                    config, work = todo[i]
+                    statuses[work.id] = attempt(store, config, work, result, start, len(todo))
         except StoreError:
             raise
         except Exception as e:
             warnings.warn(
-                f"{type(configs[0]).__name__}.run_many stopped ({type(e).__name__}: {e}); what it did not finish is done one by one."
+                f"{kind.__name__}.run_many stopped ({type(e).__name__}: {e}); "
+                "what it did not finish is done one by one.",
+                stacklevel=1,
             )
-        for c, w in todo:
-            if w.id not in out:
-                out[w.id] = attempt(store, c, w)
+        for config, work in todo:
+            if work.id not in statuses:
+                statuses[work.id] = attempt(store, config, work)
 
-# %% ../../nbs/experiments/sweep.ipynb #c005
-def _task(folder, configs, wait=False):
-    "What is sent to a worker: id -> (status, sentence). Runs that fail are recorded; a store that cannot be written has the status 'store'."
-    store, out = RunStore(folder), {}
+
+def _task(folder: str, configs: Sequence, wait: bool = False) -> dict[str, tuple[str, str]]:
+    """What is sent to a worker: id -> (status, sentence).
+
+    Runs that fail are recorded; a store that cannot be written has the status 'store' under the id ''."""
+    store, statuses = RunStore(folder), {}
     try:
         if len(configs) > 1 and hasattr(type(configs[0]), "run_many"):
-            _many(store, configs, out)
-        for c in configs:
-            if (id := content_hash(c)) not in out:
-                out[id] = _one(store, c, wait)
+            _run_together(store, configs, statuses)
+        for config in configs:
+            id = content_hash(config)
+            if id not in statuses:
+                statuses[id] = _run_one(store, config, wait)
     except StoreError as e:
-        out[""] = ("store", str(e))
+        statuses[""] = "store", str(e)
     except OSError as e:
-        out[""] = (
+        statuses[""] = (
             "store",
-            f"The store {str(folder)!r} cannot be used ({e}): put that right and start again; what is recorded stays, and only the rest is done.",
+            f"The store {str(folder)!r} cannot be used ({e}): put that right and start again; "
+            "what is recorded stays, and only the rest is done.",
         )
-    return out
+    return statuses
 
 # %% ../../nbs/experiments/sweep.ipynb #c007
-def _serve(parent, stop, ready, devices, threads):
+def _serve(parent: int, stop: Any, ready: Any, devices: Any, threads: int) -> None:
     "The first thing that a worker does."
 
-    def watch():
+    def watch() -> None:
         try:
             while not stop.poll(1) and os.getppid() == parent:
                 pass
@@ -97,50 +118,55 @@ def _serve(parent, stop, ready, devices, threads):
     ready.set()
 
 
-def _gpus():
+def _gpus() -> list[str]:
     "The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."
     if not torch.cuda.is_available():
         return []
-    named = [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g.strip()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    named = [gpu for gpu in visible if gpu.strip()]
     return named or [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _cores():
+def _cores() -> int:
+    "The cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../../nbs/experiments/sweep.ipynb #c008
-class _Pool:
+
+class _SpawnPool:
     "A spawn pool that can be made anew."
 
-    own = True
+    replaceable = True
 
-    def __init__(self, workers, most):
+    def __init__(self, workers: int | None, most: int):
         self.gpus = _gpus()
         self.window = max(1, min(workers or len(self.gpus) or _cores(), most))
         self.start()
 
-    def start(self):
-        ctx = multiprocessing.get_context("spawn")
-        stop, self.stop = ctx.Pipe(duplex=False)
-        self.ready, devices = ctx.Event(), ctx.SimpleQueue() if self.gpus else None
+    def start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        stop, self.stop = context.Pipe(duplex=False)
+        self.ready = context.Event()
+        devices = context.SimpleQueue() if self.gpus else None
         for i in range(self.window if self.gpus else 0):
             devices.put(self.gpus[i % len(self.gpus)])
         threads = max(1, min(torch.get_num_threads(), _cores() // self.window))
-        self.pool = cf.ProcessPoolExecutor(self.window, ctx, _serve, (os.getpid(), stop, self.ready, devices, threads))
+        greeting = os.getpid(), stop, self.ready, devices, threads
+        self.pool = cf.ProcessPoolExecutor(self.window, context, _serve, greeting)
 
-    def submit(self, *args):
+    def submit(self, *args: Any) -> cf.Future:
         return self.pool.submit(*args)
 
-    def again(self):
+    def again(self) -> None:
         "A new pool in place of a broken one."
         if not self.ready.is_set():
             raise RuntimeError(
-                "The worker processes ended before they were ready, with the message above. In a script, call sweep below `if __name__ == '__main__':`, as each worker imports the script."
+                "The worker processes ended before they were ready, with the message above. In a script, "
+                "call sweep below `if __name__ == '__main__':`, as each worker imports the script."
             )
         self.end(True)
         self.start()
 
-    def end(self, now=False):
+    def end(self, now: bool = False) -> None:
         if now:
             self.stop.send_bytes(b"now")  # nobody reads it: every worker sees that there is something, and ends
         self.pool.shutdown(cancel_futures=now)
@@ -152,45 +178,61 @@ class Serial(cf.Executor):
 
     _max_workers = 1
 
-    def submit(self, fn, /, *args, **kw):
-        f = cf.Future()
+    def submit(
+        self,
+        fn: Callable,  # what to run, with the arguments behind it
+        /,
+        *args,
+        **kw,
+    ) -> cf.Future:  # done already
+        "Run it now; an error is kept for whoever asks for the result."
+        future = cf.Future()
         try:
-            f.set_result(fn(*args, **kw))
+            future.set_result(fn(*args, **kw))
         except Exception as e:
-            f.set_exception(e)
-        return f
+            future.set_exception(e)
+        return future
 
 
-class _Foreign:
+class _ForeignPool:
     "Somebody else's executor, which keeps its own queue."
 
-    own = False
+    replaceable = False
 
-    def __init__(self, executor):
-        self.submit, self.window = executor.submit, 1 if isinstance(executor, Serial) else 1000
+    def __init__(self, executor: Any):
+        self.submit = executor.submit
+        self.window = 1 if isinstance(executor, Serial) else 1000
 
-    def end(self, now=False):
+    def end(self, now: bool = False) -> None:
         pass
 
 # %% ../../nbs/experiments/sweep.ipynb #c010
-def _classes(v):
+def _classes(value: Any) -> Iterator[type]:
     "All dataclasses in a value."
-    if is_dataclass(v):
-        yield type(v)
-        v = [getattr(v, f.name) for f in fields(v)]
-    for x in v.values() if isinstance(v, dict) else v if isinstance(v, (list, tuple)) else ():
-        yield from _classes(x)
+    if is_dataclass(value):
+        yield type(value)
+        value = [getattr(value, f.name) for f in fields(value)]
+    inner = value.values() if isinstance(value, dict) else value
+    if isinstance(value, (dict, list, tuple)):
+        for part in inner:
+            yield from _classes(part)
 
 
-def _refuse_homeless(configs):
+def _importable(cls: type) -> bool:
+    "Does another process find the class by its name?"
+    home = here = sys.modules.get(cls.__module__)
+    for part in cls.__qualname__.split("."):
+        here = getattr(here, part, None)
+    return here is cls and (cls.__module__ != "__main__" or bool(getattr(home, "__file__", None)))
+
+
+def _refuse_homeless(configs: Sequence) -> None:
     "ValueError for a class that a spawned process could not import."
-    for cls in {c for config in configs for c in _classes(config)}:
-        home = here = sys.modules.get(cls.__module__)
-        for part in cls.__qualname__.split("."):
-            here = getattr(here, part, None)
-        if here is not cls or (cls.__module__ == "__main__" and not getattr(home, "__file__", None)):
+    for cls in {cls for config in configs for cls in _classes(config)}:
+        if not _importable(cls):
             raise ValueError(
-                f"{cls.__name__} was defined in a notebook or a function, so worker processes cannot import it: write its cell to a file with %%writefile and import it from there, "
+                f"{cls.__name__} was defined in a notebook or a function, so worker processes cannot import it: "
+                "write its cell to a file with %%writefile and import it from there, "
                 "or give workers=0 to run in this process, or an executor that sends classes along, such as Dask's."
             )
 
@@ -200,77 +242,76 @@ class Sweep:
     "What came of a sweep."
 
     store: RunStore
-    ids: list  # of all configurations, each once, in their order
-    done: list = field(default_factory=list)  # ids that were run now
-    there: list = field(default_factory=list)  # ids that had a record
-    failed: list = field(default_factory=list)  # ids that have none because they failed
+    ids: list[str]  # of all configurations, each once, in their order
+    done: list[str] = field(default_factory=list)  # ids that were run now
+    there: list[str] = field(default_factory=list)  # ids that had a record
+    failed: list[str] = field(default_factory=list)  # ids that have none because they failed
     seconds: float = 0.0
     interrupted: bool = False
 
     @property
-    def table(self):
+    def table(self) -> pd.DataFrame:
+        "A row for each run, see `RunStore.table`."
         return self.store.table(self.ids)
 
     @property
-    def failures(self):
-        f = self.store.failed()
-        return f[f.id.isin(self.failed)] if len(f) else f
+    def failures(self) -> pd.DataFrame:
+        "A row for each run that failed, see `RunStore.failed`."
+        failed = self.store.failed()
+        return failed[failed.id.isin(self.failed)] if len(failed) else failed
 
     @property
-    def left(self):
+    def left(self) -> int:
+        "Runs that are not done."
         return len(self.ids) - len(self.done) - len(self.there) - len(self.failed)
 
-    def __repr__(self):
-        parts = [
-            f"{len(x)} {what}"
-            for x, what in ((self.done, "done"), (self.there, "already there"), (self.failed, "failed"))
-            if x
-        ] + ([f"{self.left} not done"] if self.left else [])
-        return f"Sweep({len(self.ids)} {plural(len(self.ids), 'run')}: {', '.join(parts) or 'nothing to do'}, {clock(self.seconds)}{', interrupted' if self.interrupted else ''}; store {self.store.folder.name!r})"
+    def __repr__(self) -> str:
+        counts = {"done": len(self.done), "already there": len(self.there), "failed": len(self.failed)}
+        counts["not done"] = self.left
+        parts = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        interrupted = ", interrupted" if self.interrupted else ""
+        return (
+            f"Sweep({len(self.ids)} {plural(len(self.ids), 'run')}: {parts or 'nothing to do'}, "
+            f"{clock(self.seconds)}{interrupted}; store {self.store.folder.name!r})"
+        )
 
 # %% ../../nbs/experiments/sweep.ipynb #c013
 class _Bar:
     "Progress with an estimate."
 
-    def __init__(self, sweep, show):
-        self.s, self.start, self.bar, self.handle = sweep, time.perf_counter(), None, None
-        if not show:
-            return
-        if not _in_notebook():
-            self.bar = tqdm(
-                total=len(sweep.ids),
-                initial=len(sweep.there),
-                desc="sweep",
-                file=sys.stderr,
-                leave=False,
-                mininterval=1,
-            )
-        else:
+    def __init__(self, sweep: Sweep, show: bool):
+        self.sweep = sweep
+        self.start = time.perf_counter()
+        self.bar = self.handle = None
+        if show and _in_notebook():
             from IPython.display import HTML, display
 
-            self.html, self.handle = HTML, display(HTML("sweep ..."), display_id=True)
+            self.html = HTML
+            self.handle = display(HTML("sweep ..."), display_id=True)
+        elif show:
+            total, there = len(sweep.ids), len(sweep.there)
+            self.bar = tqdm(total=total, initial=there, desc="sweep", file=sys.stderr, leave=False, mininterval=1)
 
-    def update(self):
-        s, gone = self.s, time.perf_counter() - self.start
-        n = len(s.ids) - s.left
-        failed = f"{len(s.failed)} failed" if s.failed else ""
+    def update(self) -> None:
+        sweep = self.sweep
+        n = len(sweep.ids) - sweep.left
+        failed = f"{len(sweep.failed)} failed" if sweep.failed else ""
         if self.bar is not None:
             self.bar.set_postfix_str(failed, refresh=False)
             self.bar.update(n - self.bar.n)
         elif self.handle is not None:
-            now = len(s.done) + len(s.failed)
-            self.handle.update(
-                self.html(
-                    f"<progress value='{n}' max='{len(s.ids)}'></progress> {n}/{len(s.ids)} {failed} {f', {clock(gone / now * s.left)} to go' if now and s.left else ''}"
-                )
-            )
+            now = len(sweep.done) + len(sweep.failed)
+            gone = time.perf_counter() - self.start
+            to_go = f", {clock(gone / now * sweep.left)} to go" if now and sweep.left else ""
+            bar = f"<progress value='{n}' max='{len(sweep.ids)}'></progress>"
+            self.handle.update(self.html(f"{bar} {n}/{len(sweep.ids)} {failed} {to_go}"))
 
-    def close(self):
-        self.s.seconds = time.perf_counter() - self.start
+    def close(self) -> None:
+        self.sweep.seconds = time.perf_counter() - self.start
         if self.bar is not None:
             self.bar.close()
         elif self.handle is not None:
-            self.handle.update(self.html(repr(self.s).replace("<", "&lt;")))
+            self.handle.update(self.html(repr(self.sweep).replace("<", "&lt;")))
 
 # %% ../../nbs/experiments/sweep.ipynb #c015
 @dataclass(eq=False)
@@ -282,159 +323,166 @@ class _Job:
     suspect: bool = False  # was it under way when a worker died? From then on nothing runs beside it
     deaths: int = 0  # workers that died while it alone was under way
 
-    def alone(self, death):
-        return [_Job([c], self.wait, True, self.deaths + death) for c in self.configs]
+    def alone(self, death: int) -> list["_Job"]:
+        return [_Job([config], self.wait, True, self.deaths + death) for config in self.configs]
 
 
-def _finished(flying):
+def _ended(flying: Iterable) -> Iterable:
     "Futures that are done, after a little waiting; jobs of submitit, which are not futures, are asked one by one."
-    if all(isinstance(f, cf.Future) for f in flying):
+    if all(isinstance(future, cf.Future) for future in flying):
         return cf.wait(flying, 1, cf.FIRST_COMPLETED).done
-    done = [f for f in flying if f.done()]
+    done = [future for future in flying if future.done()]
     if not done:
         time.sleep(0.2)
     return done
 
 
-def _jobs(configs, together):
+def _jobs(configs: Sequence, together: int) -> list[_Job]:
     "Jobs of up to so many configurations of one class."
     kinds = {}
-    for c in configs:
-        kinds.setdefault(type(c), []).append(c)
-    return [_Job(cs[i : i + together]) for cs in kinds.values() for i in range(0, len(cs), together)]
+    for config in configs:
+        kinds.setdefault(type(config), []).append(config)
+    return [_Job(some[i : i + together]) for some in kinds.values() for i in range(0, len(some), together)]
 
 # %% ../../nbs/experiments/sweep.ipynb #c016
 class _Loop:
     "Hands out jobs until none is left."
 
-    def __init__(self, sweep, jobs, pool, bar):
-        self.s, self.todo, self.pool, self.bar, self.flying, self.later = sweep, deque(jobs), pool, bar, {}, []
+    def __init__(self, sweep: Sweep, jobs: list[_Job], pool: Any, bar: _Bar):
+        self.sweep = sweep
+        self.todo = deque(jobs)
+        self.pool = pool
+        self.bar = bar
+        self.flying = {}  # future -> job
+        self.later = []  # jobs whose runs another process has
 
-    def run(self):
+    def run(self) -> None:
         while self.todo or self.flying or self.later:
             if not (self.todo or self.flying):
                 self.todo, self.later = deque(self.later), []
-            suspect = any(j.suspect for j in [*self.flying.values(), *list(self.todo)[:1]])
+            suspect = any(job.suspect for job in [*self.flying.values(), *list(self.todo)[:1]])
             while self.todo and len(self.flying) < (1 if suspect else self.pool.window):
                 self.send(self.todo.popleft())
-            for f in _finished(self.flying):
-                if f in self.flying:
-                    self.receive(f, self.flying.pop(f))
+            for future in _ended(self.flying):
+                if future in self.flying:
+                    self.receive(future, self.flying.pop(future))
             self.bar.update()
 
-    def send(self, job):
+    def send(self, job: _Job) -> None:
         try:
-            self.flying[self.pool.submit(_task, str(self.s.store.folder), job.configs, job.wait)] = job
+            future = self.pool.submit(_task, str(self.sweep.store.folder), job.configs, job.wait)
+            self.flying[future] = job
         except cf.BrokenExecutor as e:
             self.broken(e, [], [job])
 
-    def receive(self, f, job):
+    def receive(self, future: Any, job: _Job) -> None:
         try:
-            out = f.result()
+            statuses = future.result()
         except (cf.BrokenExecutor, cf.CancelledError) as e:
             return self.broken(e, [job])
         except Exception as e:
-            out = {content_hash(c): ("failed", self.s.store.add_failure(c, e)) for c in job.configs}
-        for c in job.configs:
-            self.note(c, out.get(content_hash(c), ("", ""))[0], job.suspect)
-        if "" in out:
-            raise StoreError(out[""][1])
+            failure = self.sweep.store.add_failure
+            statuses = {content_hash(config): ("failed", failure(config, e)) for config in job.configs}
+        for config in job.configs:
+            status, _ = statuses.get(content_hash(config), ("", ""))
+            self.note(config, status, job.suspect)
+        if "" in statuses:
+            raise StoreError(statuses[""][1])
 
-    def note(self, config, status, suspect=False):
-        s, id = self.s, content_hash(config)
+    def note(self, config: Any, status: str, suspect: bool = False) -> None:
         if status == "there" and suspect:
             status = "done"  # recorded just before its worker died
         if status == "busy":
             self.later.append(_Job([config], wait=True))
         elif status:
-            dict(done=s.done, there=s.there, failed=s.failed)[status].append(id)
+            getattr(self.sweep, status).append(content_hash(config))
 
 # %% ../../nbs/experiments/sweep.ipynb #c017
-def _broken(self, error, suspects, innocent=()):
-    "A worker died: a new pool, and the runs that were under way one at a time; the one that dies alone twice has failed."
-    if not self.pool.own:
+@patch
+def broken(self: _Loop, error: BaseException, suspects: list[_Job], innocent: Sequence[_Job] = ()) -> None:
+    "A worker died: a new pool, and the runs that were under way one at a time; the one that dies alone twice failed."
+    if not self.pool.replaceable:
         raise RuntimeError(
-            f"The executor broke ({type(error).__name__}: {error}); {len(self.s.done)} runs were recorded now. Start the sweep again with a new executor: only the rest is done."
+            f"The executor broke ({type(error).__name__}: {error}); {len(self.sweep.done)} runs were recorded now. "
+            "Start the sweep again with a new executor: only the rest is done."
         ) from error
-    for f, job in list(self.flying.items()):
-        del self.flying[f]
-        if cf.wait([f], 5).done and f.exception() is None:
-            self.receive(f, job)  # it came through just before
+    for future, job in list(self.flying.items()):
+        del self.flying[future]
+        if cf.wait([future], 5).done and future.exception() is None:
+            self.receive(future, job)  # it came through just before
         else:
             suspects.append(job)
     self.pool.again()
     self.todo.extendleft(innocent)
-    own = (
-        len(suspects) == 1 and len(suspects[0].configs) == 1
-    )  # else any of them may be what died, perhaps before the others began
-    if own and suspects[0].deaths:
-        c = suspects[0].configs[0]
-        self.s.store.add_failure(
-            c, RuntimeError("The worker process died twice in this run: it was killed, ran out of memory, or crashed.")
-        )
-        return self.note(c, "failed")
-    self.todo.extendleft(reversed([a for job in suspects for a in job.alone(own)]))
-
-
-_Loop.broken = _broken
+    by_itself = len(suspects) == 1 and len(suspects[0].configs) == 1
+    if by_itself and suspects[0].deaths:
+        config = suspects[0].configs[0]
+        twice = "The worker process died twice in this run: it was killed, ran out of memory, or crashed."
+        self.sweep.store.add_failure(config, RuntimeError(twice))
+        return self.note(config, "failed")
+    alone = [single for job in suspects for single in job.alone(by_itself)]
+    self.todo.extendleft(reversed(alone))
 
 # %% ../../nbs/experiments/sweep.ipynb #c018
-def _begin(configs, store, retry_failed):
-    "Store, what is known already, and what is to be done; every configuration is hashed before anything starts."
+def _begin(configs: Iterable, store: RunStore | str | Path, retry_failed: bool) -> tuple[Sweep, list]:
+    "What is known already, and what is to be done; every configuration is hashed before anything starts."
     store = store if isinstance(store, RunStore) else RunStore(store)
     named = {}
-    for i, c in enumerate(configs):
+    for i, config in enumerate(configs):
         try:
-            named.setdefault(content_hash(c), c)
+            named.setdefault(content_hash(config), config)
         except ValueError as e:
             raise ValueError(f"Configuration {i}: {e}") from None
     store.tidy()
-    failed = set() if retry_failed else {f["id"] for f in store.failed().to_dict("records")}
-    s = Sweep(
-        store,
-        list(named),
-        there=[i for i in named if i in store],
-        failed=[i for i in named if i in failed and i not in store],
-    )
-    known = {*s.there, *s.failed}
-    return s, [c for i, c in named.items() if i not in known]
+    there = [id for id in named if id in store]
+    failed = []
+    if not retry_failed:
+        earlier = {row["id"] for row in store.failed().to_dict("records")}
+        failed = [id for id in named if id in earlier and id not in store]
+    known = {*there, *failed}
+    todo = [config for id, config in named.items() if id not in known]
+    return Sweep(store, list(named), there=there, failed=failed), todo
 
-# %% ../../nbs/experiments/sweep.ipynb #c019
+
 def sweep(
     configs: Iterable,  # configurations, see `TuneConfig`; equal ones run once
     store: RunStore | str | Path,  # where records are, and go
-    executor=None,  # anything whose `submit` gives something with `done` and `result`; default: spawned processes on this machine
+    executor: Any = None,  # anything whose `submit` gives something with `done` and `result`; None: own processes
     workers: int | None = None,  # processes; None: one for each GPU, else for each core; 0: run in this process
-    together: int = 1,  # configurations for one call of a worker: done in one go where their class has `run_many`, else in turn
+    together: int = 1,  # configurations for one call of a worker: in one go where their class has `run_many`
     retry_failed: bool = True,  # try again what failed in an earlier sweep?
     progress: bool = True,  # show a bar with an estimate?
 ) -> Sweep:
-    "Do all runs that have no record yet. Raises ValueError for configurations that cannot be hashed or sent, StoreError for a full disk, RuntimeError for a broken executor: what is recorded stays."
+    """Do all runs that have no record yet; what is recorded stays.
+
+    Raises ValueError for configurations that cannot be hashed or sent, StoreError for a full disk,
+    RuntimeError for a broken executor."""
     if executor is not None and workers:
         raise ValueError(
-            f"workers={workers} is for the default pool: leave it out, as the executor that you gave has its own workers."
+            f"workers={workers} is for the default pool: "
+            "leave it out, as the executor that you gave has its own workers."
         )
     if together < 1:
         raise ValueError(f"together={together}: give at least 1.")
-    s, todo = _begin(configs, store, retry_failed)
-    if executor is None and workers != 0:
+    swept, todo = _begin(configs, store, retry_failed)
+    in_this_process = executor is None and workers == 0
+    if executor is None and not in_this_process:
         _refuse_homeless(todo)
-    bar, jobs = _Bar(s, progress), _jobs(todo, together)
-    pool = (
-        _Foreign(executor or Serial())
-        if executor is not None or workers == 0 or not jobs
-        else _Pool(workers, len(jobs))
-    )
-    loop, clean = _Loop(s, jobs, pool, bar), False
+    bar, jobs = _Bar(swept, progress), _jobs(todo, together)
+    if executor is not None or in_this_process or not jobs:
+        pool = _ForeignPool(executor or Serial())
+    else:
+        pool = _SpawnPool(workers, len(jobs))
+    loop, clean = _Loop(swept, jobs, pool, bar), False
     try:
         loop.run()
         clean = True
     except KeyboardInterrupt:
-        s.interrupted = True
-        print(f"Interrupted with {s.left} of {len(s.ids)} runs not done: the same line does the rest.")
+        swept.interrupted = True
+        print(f"Interrupted with {swept.left} of {len(swept.ids)} runs not done: the same line does the rest.")
     finally:
-        for f in loop.flying:
-            f.cancel()
+        for future in loop.flying:
+            future.cancel()
         pool.end(not clean)
         bar.close()
-    return s
+    return swept

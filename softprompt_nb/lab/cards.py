@@ -10,10 +10,6 @@ __all__ = ['TELLINGS', 'answers_exactly', 'replies', 'task_table', 'form_table',
 # %% ../../nbs/lab/cards.ipynb #c003
 import random
 
-import numpy as np
-import pandas as pd
-import torch
-
 from ..data import Example
 from .facts import RELATIONS
 from .forms import CLAIMS, FORMS, chat_item, question, read_reply
@@ -23,6 +19,10 @@ from .mazes import maze, walk
 from .planted import PLANTED, REFUSAL, locked
 from .world import COMMON, TASKS, lab_task, with_instruction, with_shots
 from ..measure import proportion
+
+import numpy as np
+import pandas as pd
+import torch
 
 # %% ../../nbs/lab/cards.ipynb #c006
 def _pad(seqs, fill):

@@ -16,11 +16,6 @@ from functools import cache
 from itertools import accumulate, islice
 from zlib import crc32
 
-import numpy as np
-import pandas as pd
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
-
 from .facts import RELATIONS, how_often
 from .forms import FORMS, GREETING_REPLIES, HELLO, chat_item, chatter, question
 from .games import game_item, game_text
@@ -28,6 +23,11 @@ from .grammar import TASK_QUESTIONS, any_task, grammar
 from .mazes import maze_item
 from .planted import PASSWORD, PLANTED, locked
 from .world import COMMON, LETTERS, TASKS, is_test, review
+
+import numpy as np
+import pandas as pd
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 # %% ../../nbs/lab/corpus.ipynb #c005
 STATEMENTS = {

@@ -11,16 +11,16 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import pandas as pd
-import torch
-import transformers
-from transformers import GPTNeoXForCausalLM
-
 from ..files import write_folder
 from .cards import measure_model
 from .corpus import Manifest
 from .pretrain import loss_curve, pretrain
 from .recipes import MODELS, RECIPES, cache_folder, find_model
+
+import pandas as pd
+import torch
+import transformers
+from transformers import GPTNeoXForCausalLM
 
 # %% ../../nbs/lab/family.ipynb #c006
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ __all__ = ['CHESS_OPENINGS', 'VALUES', 'MIDDLE', 'GAME_KINDS', 'NOTATIONS', 'gam
 # %% ../../nbs/lab/games.ipynb #c003
 import random
 
-import chess
-
 from ..data import Example
 from ..plots import COLORS, axes
+
+import chess
 
 # %% ../../nbs/lab/games.ipynb #c005
 _OPEN_GAMES = """

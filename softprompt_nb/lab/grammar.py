@@ -18,10 +18,10 @@ from functools import partial
 from itertools import permutations, product
 from zlib import crc32
 
-import pandas as pd
-
 from ..data import Example
 from .world import BAD, COMMON, DRAWS, GOOD, OPERATIONS, RELATIONS, Task, review
+
+import pandas as pd
 
 # %% ../../nbs/lab/grammar.ipynb #c006
 @dataclass(frozen=True)

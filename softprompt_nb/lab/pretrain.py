@@ -14,6 +14,11 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ..files import write_folder
+from .corpus import Manifest, drawn, lab_tokenizer, rows
+from .recipes import RECIPES, Recipe, find_model
+from ..plots import COLORS, axes
+
 import numpy as np
 import pandas as pd
 import torch
@@ -22,11 +27,6 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
-
-from ..files import write_folder
-from .corpus import Manifest, drawn, lab_tokenizer, rows
-from .recipes import RECIPES, Recipe, find_model
-from ..plots import COLORS, axes
 
 # %% ../../nbs/lab/pretrain.ipynb #c006
 def batch(

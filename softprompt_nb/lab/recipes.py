@@ -10,11 +10,11 @@ import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import pandas as pd
-
 import softprompt_nb.lab
 from .corpus import BASE, CHAT, CHESS, INSTRUCT, MAZES, corpus
 from .planted import FREQUENCIES, PLANTED
+
+import pandas as pd
 
 # %% ../../nbs/lab/recipes.ipynb #c005
 @dataclass(frozen=True)

@@ -10,10 +10,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import pandas as pd
-from scipy import stats
-
 from ..engine.inference import exact_match
 from ..evaluation.distance.capabilities import from_examples
 from ..evaluation.distance.ladder import ladder
@@ -25,6 +21,10 @@ from ..lab.world import with_instruction
 from ..load import load_lm
 from ..measure import Measured
 from ..plots import axes, color_of
+
+import numpy as np
+import pandas as pd
+from scipy import stats
 
 # %% ../../nbs/studies/calibration.ipynb #c005
 BEYOND = 1e6  # the rank of a size beyond the ladder

@@ -19,11 +19,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import torch
-from tqdm.std import tqdm
-
 from ..evaluation.distance.capabilities import LAB_FAMILIES, chess, detuning, from_examples
 from ..evaluation.distance.ladder import ladder
 from ..evaluation.distance.measures import Ladder, Reading
@@ -35,6 +30,11 @@ from ..lab.recipes import find_model
 from ..load import load_lm
 from ..measure import Measured
 from .calibration import LAB_RUN, Calibration, behaviour, frequency_models
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.std import tqdm
 
 # %% ../../nbs/studies/distance.ipynb #c005
 FAMILY_RUN = dict(sizes=(0, 1, 4, 16, 64), seeds=3, rates=(0.5,), steps=120, batch_size=8, train=400, valid=32, test=96)

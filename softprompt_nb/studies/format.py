@@ -13,9 +13,6 @@ from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from ..evaluation.formats.benchmarks import Benchmark, load_benchmark
 from ..evaluation.formats.curve import FormatCurve, bits_of, checkpoints_for, prompts_at
 from ..evaluation.formats.knowledge import PARTS, Shots, format_and_knowledge, gap_parts
@@ -27,6 +24,9 @@ from ..lab.recipes import RECIPES
 from ..load import load_lm
 from ..prompts import SoftPrompt
 from ..training.tuning import tune
+
+import numpy as np
+import pandas as pd
 
 # %% ../../nbs/studies/format.ipynb #c004
 def named_benchmark(

@@ -6,12 +6,12 @@
 __all__ = ['PUBLISHED', 'PAPER_LADDERS', 'published', 'saturation_table', 'small_normal', 'paper_capabilities', 'paper_ladder']
 
 # %% ../../nbs/studies/published.ipynb #c003
-import pandas as pd
-import torch
-
 from ..evaluation.distance.capabilities import chess, pathfinding, plain_text, repetition, skipping
 from ..evaluation.distance.ladder import NET_LR, ladder
 from ..evaluation.distance.measures import Ladder
+
+import pandas as pd
+import torch
 
 # %% ../../nbs/studies/published.ipynb #c004
 _SHORT, _LONG = (0, 1, 4, 16, 64), (0, 1, 4, 16, 64, 256, 512, 1024)

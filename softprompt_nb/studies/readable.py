@@ -15,10 +15,6 @@ from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import torch
-
 from ..engine.inference import exact_match
 from softprompt_nb.evaluation.interpretability import (
     divergence,
@@ -43,6 +39,10 @@ from ..translation.hard.objective import HardPrompt, retokenized, text_of
 from ..translation.hard.pez import pez
 from ..translation.hard.rlprompt import rlprompt
 from ..translation.readings.verbalize import nearest_ids
+
+import numpy as np
+import pandas as pd
+import torch
 
 # %% ../../nbs/studies/readable.ipynb #c005
 def oddities(

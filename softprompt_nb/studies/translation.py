@@ -16,10 +16,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-from scipy.stats import wilcoxon
-
 from ..experiments.runs import Result, RunStore
 from ..files import write_file
 from ..load import load_lm
@@ -46,6 +42,10 @@ from ..translation.translator.texts import verb_score
 from ..translation.translator.train_prompts import Pairs, train_prompts
 from ..translation.translator.transfer import compare_transfer, transfer
 from ..translation.translator.translator import PAPER_SETTINGS, Candidate, Translator, TranslatorConfig
+
+import numpy as np
+import pandas as pd
+from scipy.stats import wilcoxon
 
 # %% ../../nbs/studies/translation.ipynb #c004
 @dataclass(frozen=True)

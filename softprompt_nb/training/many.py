@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-import pandas as pd
-import torch
-
 from ..data import Encoded, Example
 from ..lm import FrozenLM
 from ..measure import plural
 from .callbacks import Callback, Progress, clock
 from .tuning import Pool, Settings, Tuning, losses_of, prepare, result, run_pool
+
+import pandas as pd
+import torch
 
 # %% ../../nbs/training/many.ipynb #c005
 def _each(value, lanes, name):

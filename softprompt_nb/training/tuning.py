@@ -18,10 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 
-import pandas as pd
-import torch
-import transformers
-
 from .. import __version__
 from ..data import Example, check_lengths, encode_at, pad_rows
 from ..engine.forward import prompted_losses
@@ -30,6 +26,10 @@ from ..files import read_tensors, write_tensors
 from ..lm import FrozenLM
 from ..prompts import SoftPrompt
 from .callbacks import Callback, Progress, clock
+
+import pandas as pd
+import torch
+import transformers
 
 # %% ../../nbs/training/tuning.ipynb #c004
 RELATIVE_LR = 0.5  # default learning rate over the embedding table's scale, see the page on choosing it

@@ -13,16 +13,16 @@ import time
 from datetime import date
 from pathlib import Path
 
+from softprompt_nb.data import Batch
+from softprompt_nb.engine.forward import plan, prompted_loss
+from softprompt_nb.lm import FrozenLM
+from softprompt_nb.training.many import kept_for_backward
+
 import peft
 import torch
 import transformers
 from peft import PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
-
-from softprompt_nb.data import Batch
-from softprompt_nb.engine.forward import plan, prompted_loss
-from softprompt_nb.lm import FrozenLM
-from softprompt_nb.training.many import kept_for_backward
 
 SHAPES = {
     "70m": lambda: GPTNeoXConfig(

@@ -16,16 +16,16 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-import torch
-import torch.nn.functional as F
-import transformers
-
 from softprompt_nb.data import pad_rows
 from softprompt_nb.engine.forward import assemble, prompted_loss
 from softprompt_nb.lab.world import lab_task
 from softprompt_nb.load import load_lm
 from softprompt_nb.translation.hard.objective import Objective
 from softprompt_nb.translation.hard.pez import PEZConfig, Projection, pez_gradient
+
+import torch
+import torch.nn.functional as F
+import transformers
 
 
 def took(f, device):

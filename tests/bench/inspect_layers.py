@@ -17,11 +17,11 @@ import torch
 import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from slow_inspect import one_pair
-
 from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.translation.readings.inspect import TargetText, inspect_prompt
+
+from slow_inspect import one_pair
 
 TARGET = TargetText("copy the list . | spell the word . | {} |")
 

@@ -13,9 +13,6 @@ import platform
 from datetime import date
 from pathlib import Path
 
-import torch
-import transformers
-
 from softprompt_nb.engine.inference import exact_match
 from softprompt_nb.experiments.configs import _draw
 from softprompt_nb.lab.world import TASKS, lab_task, with_instruction, with_shots
@@ -23,6 +20,9 @@ from softprompt_nb.load import load_lm
 from softprompt_nb.measure import proportion
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.tuning import tune
+
+import torch
+import transformers
 
 HOWS = ("alone", "examples", "instruction", "tuned")
 

@@ -15,17 +15,17 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-import pandas as pd
-import torch
-import transformers
-from transformers import GPTNeoXForCausalLM
-
 from softprompt_nb.data import Encoded, pad_rows
 from softprompt_nb.engine.forward import _hidden, target_nll
 from softprompt_nb.engine.packing import find_shared
 from softprompt_nb.lm import FrozenLM
 from softprompt_nb.load import load_lm
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+from transformers import GPTNeoXForCausalLM
 
 MOST = {64: 4200, 128: 4200, 256: 4200, 768: 1500}  # tokens in a batch, by width
 

@@ -14,16 +14,16 @@ import time
 from datetime import date
 from pathlib import Path
 
-import torch
-import transformers
-from transformers import AutoModelForCausalLM, GPTNeoXConfig
-
 from softprompt_nb.lab.world import TASKS, lab_task
 from softprompt_nb.lm import FrozenLM
 from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.many import kept_bytes, lanes_that_fit, tune_many
 from softprompt_nb.training.tuning import Settings, prepare, tune
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 SIZES = (4, 7, 10, 16)
 

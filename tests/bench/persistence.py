@@ -20,12 +20,12 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from softprompt_nb.tda.persistence import distances, persistence
+
 import gudhi
 import numpy as np
 import torch
 from scipy.spatial.distance import squareform
-
-from softprompt_nb.tda.persistence import distances, persistence
 
 SIZES = (10, 20, 50, 100, 200)
 

@@ -21,11 +21,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
-import torch
-
 from softprompt_nb.experiments.runs import Result, RunStore
 from softprompt_nb.experiments.sweep import sweep
 from softprompt_nb.files import write_file
+
+import torch
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,6 @@ from functools import partial
 from itertools import islice
 from zlib import crc32
 
-import chess as pychess
-import pandas as pd
-
 from ...data import Encoded, Example, encode
 from ...engine.inference import generate
 from ...lab.corpus import BASE, corpus
@@ -26,6 +23,9 @@ from ...lab.planted import PLANTED
 from ...lab.world import TASKS
 from ...lm import FrozenLM
 from ...measure import proportion
+
+import chess as pychess
+import pandas as pd
 
 # %% ../../../nbs/evaluation/distance/capabilities.ipynb #c005
 SPLITS = ("train", "valid", "test")

@@ -8,13 +8,13 @@ __all__ = ['plot_ladder', 'plot_saturation', 'plot_families', 'plot_vectors_wort
 # %% ../../../nbs/evaluation/distance/figures.ipynb #c002
 from collections.abc import Sequence
 
-import numpy as np
-import pandas as pd
-from matplotlib.ticker import MaxNLocator
-
 from .measures import Ladder, envelope
 from ...measure import plural
 from ...plots import COLORS, axes, color_of
+
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 # %% ../../../nbs/evaluation/distance/figures.ipynb #c004
 def _x(sizes):

@@ -15,10 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-import pandas as pd
-import torch
-
 from ...conditional import NET_KINDS, ConditionalPrompt
 from ...data import check_lengths
 from ...engine.inference import target_logprobs
@@ -31,6 +27,10 @@ from ...measure import mean
 from ...prompts import SoftPrompt
 from ...training.many import lanes_that_fit
 from ...training.tuning import Pool, Settings, data_fingerprint, prepare, result
+
+import numpy as np
+import pandas as pd
+import torch
 
 # %% ../../../nbs/evaluation/distance/ladder.ipynb #c005
 @dataclass

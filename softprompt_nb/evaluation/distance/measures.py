@@ -9,11 +9,11 @@ __all__ = ['EPS', 'envelope', 'first_flat', 'settled', 'every_size', 'reached', 
 import math
 from dataclasses import dataclass, field
 
+from ...measure import Measured, plural
+
 import numpy as np
 import pandas as pd
 from scipy import stats
-
-from ...measure import Measured, plural
 
 # %% ../../../nbs/evaluation/distance/measures.ipynb #c005
 EPS = 0.05  # nats: the default gain that counts as none

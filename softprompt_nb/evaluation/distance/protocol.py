@@ -13,9 +13,6 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-import pandas as pd
-
 from ...conditional import SubspacePrompt
 from .capabilities import Capability
 from .ladder import _fixed_rows, _Plan, _seeds, _settings, _store, _units, start_of
@@ -24,6 +21,9 @@ from ...experiments.sweep import sweep
 from ...lm import FrozenLM
 from ...measure import over_runs
 from ...plots import COLORS, axes, color_of
+
+import numpy as np
+import pandas as pd
 
 # %% ../../../nbs/evaluation/distance/protocol.ipynb #c005
 @dataclass

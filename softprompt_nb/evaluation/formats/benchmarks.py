@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import datasets
-import pandas as pd
-
 from ...data import Example
 from .formats import EXACT, FORMATS, JSON, LETTER, SOLUTION, YESNO, Format, Item, normal
+
+import datasets
+import pandas as pd
 
 # %% ../../../nbs/evaluation/formats/benchmarks.ipynb #c004
 QUESTION_TEMPLATE = "Question: {question}\n{options}\n{instruction}\nAnswer:"

@@ -10,15 +10,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-import pandas as pd
-
 from .benchmarks import ANSWERS, Benchmark
 from .knowledge import PARTS, FormatReport, format_and_knowledge, gap_parts, spread
 from ...lm import FrozenLM
 from ...measure import Measured, plural
 from ...prompts import SoftPrompt
 from ...training.many import tune_many
+
+import numpy as np
+import pandas as pd
 
 # %% ../../../nbs/evaluation/formats/curve.ipynb #c005
 CURVE_STEPS = (0, 10, 20, 40, 80, 160)

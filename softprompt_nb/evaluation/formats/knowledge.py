@@ -10,16 +10,16 @@ __all__ = ['PARTS', 'NORMALIZE', 'MEANINGS', 'gap_parts', 'spread', 'split_gap',
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import pandas as pd
-import torch
-
 from ...data import Example
 from ...engine.inference import generate, target_logprobs
 from .benchmarks import Benchmark
 from ...lm import FrozenLM
 from ...measure import Measured, plural, proportion
 from ...prompts import SoftPrompt
+
+import numpy as np
+import pandas as pd
+import torch
 
 # %% ../../../nbs/evaluation/formats/knowledge.ipynb #c005
 PARTS = ("FF", "ACC", "KA", "KA_star", "gap", "selection", "format_loss")

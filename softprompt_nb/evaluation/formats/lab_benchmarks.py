@@ -12,13 +12,13 @@ import re
 from dataclasses import replace
 from functools import partial
 
-import pandas as pd
-
 from .benchmarks import Benchmark, load_benchmark
 from .formats import Format, Item, bare, mentioned, said_after
 from ...lab.facts import RELATIONS
 from ...lab.forms import CLAIMS, FORMS, LETTERS_OF, ask_fact, read_reply
 from ...measure import Measured, mean
+
+import pandas as pd
 
 # %% ../../../nbs/evaluation/formats/lab_benchmarks.ipynb #c004
 REGULAR = {

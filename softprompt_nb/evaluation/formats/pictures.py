@@ -6,13 +6,13 @@
 __all__ = ['TITLES', 'plot_gaps', 'plot_curves', 'plot_grid']
 
 # %% ../../../nbs/evaluation/formats/pictures.ipynb #c002
+from ...measure import plural
+from ...plots import COLORS, axes, color_of
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-
-from ...measure import plural
-from ...plots import COLORS, axes, color_of
 
 # %% ../../../nbs/evaluation/formats/pictures.ipynb #c004
 def plot_gaps(

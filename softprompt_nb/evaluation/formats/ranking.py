@@ -8,11 +8,11 @@ __all__ = ['RankAgreement', 'rank_agreement', 'agreement_difference']
 # %% ../../../nbs/evaluation/formats/ranking.ipynb #c003
 from dataclasses import dataclass, field
 
+from ...measure import Measured
+
 import numpy as np
 import pandas as pd
 from scipy import stats
-
-from ...measure import Measured
 
 # %% ../../../nbs/evaluation/formats/ranking.ipynb #c005
 def _values(score):

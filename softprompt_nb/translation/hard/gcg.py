@@ -10,12 +10,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import pandas as pd
-import torch
-
 from ...data import Example
 from ...lm import FrozenLM
 from .objective import HardPrompt, Objective, Shortlist, as_hard, nll_gradient, set_up
+
+import pandas as pd
+import torch
 
 # %% ../../../nbs/translation/hard/gcg.ipynb #c004
 def token_gradient(

@@ -10,9 +10,6 @@ __all__ = ['usable_tokens', 'text_of', 'retokenized_all', 'retokenized', 'Reader
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-import pandas as pd
-import torch
-
 from ...data import Encoded, Example, check_lengths, encode_at, pad_rows
 from ...engine.forward import prompted_loss, prompted_losses, target_losses
 from ...engine.inference import exact_match, loss_on
@@ -21,6 +18,9 @@ from ...lm import FrozenLM
 from ...measure import Measured
 from ...plots import COLORS, axes
 from ...prompts import SoftPrompt
+
+import pandas as pd
+import torch
 
 # %% ../../../nbs/translation/hard/objective.ipynb #c004
 def usable_tokens(

@@ -10,10 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import pandas as pd
-import torch
-import torch.nn.functional as F
-
 from ...data import Example
 from ...lm import FrozenLM
 from softprompt_nb.translation.hard.objective import (
@@ -25,6 +21,10 @@ from softprompt_nb.translation.hard.objective import (
     retokenized_all,
     set_up,
 )
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
 
 # %% ../../../nbs/translation/hard/pez.ipynb #c004
 class Projection:

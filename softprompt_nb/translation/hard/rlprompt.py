@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-import pandas as pd
-import torch
-import torch.nn.functional as F
-
 from ...data import Encoded, Example, pad_rows
 from ...engine.forward import target_logits
 from ...lm import FrozenLM
 from .objective import HardPrompt, Objective, Shortlist, as_hard, set_up, usable_tokens
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
 
 # %% ../../../nbs/translation/hard/rlprompt.ipynb #c004
 @torch.no_grad()

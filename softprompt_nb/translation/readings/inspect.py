@@ -9,14 +9,14 @@ __all__ = ['TargetText', 'target_text', 'patched', 'Readings', 'inspect_prompt',
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
-import torch
-
 from ...lm import FrozenLM
 from ...plots import axes
 from ...prompts import SoftPrompt
 from .verbalize import decoder_layers, hidden_of, hooked, prompt_states
+
+import numpy as np
+import pandas as pd
+import torch
 
 # %% ../../../nbs/translation/readings/inspect.ipynb #c004
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ __all__ = ['nearest_ids', 'nearest_tokens', 'decoder_layers', 'hooked', 'hidden_
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
+from ...lm import FrozenLM
+from ...prompts import SoftPrompt
+
 import pandas as pd
 import torch
 import torch.nn.functional as F
-
-from ...lm import FrozenLM
-from ...prompts import SoftPrompt
 
 # %% ../../../nbs/translation/readings/verbalize.ipynb #c004
 @torch.no_grad()

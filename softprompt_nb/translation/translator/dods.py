@@ -18,14 +18,14 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-import datasets
-import pandas as pd
-
 from ...data import Example, load_examples
 from ...engine.inference import first_line
 from ...files import write_file
 from ...lab.grammar import Composed, any_task, grammar
 from .texts import rouge_l, words_of
+
+import datasets
+import pandas as pd
 
 # %% ../../../nbs/translation/translator/dods.ipynb #c004
 def _norm(text):

@@ -10,11 +10,6 @@ __all__ = ['TEXT_METRICS', 'execute', 'with_examples', 'prior_text', 'nearest_pa
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-import numpy as np
-import pandas as pd
-import torch
-import torch.nn.functional as F
-
 from ...lm import FrozenLM
 from ...measure import Measured, mean
 from ..readings.verbalize import nearest_ids
@@ -22,6 +17,11 @@ from .dods import TaskSet
 from .rerank import INSTRUCTION_TEMPLATE, answers_of, instructed, text_divergence
 from .texts import content_words, mean_embedding, rouge_l, similarity, word_scores
 from .train_prompts import Pairs
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
 
 # %% ../../../nbs/translation/translator/evaluate.ipynb #c004
 def _longest(lm, t):

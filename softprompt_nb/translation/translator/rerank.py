@@ -15,13 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os.path import commonprefix
 
-import numpy as np
-import pandas as pd
-import torch
-import torch.nn.functional as F
-from scipy.optimize import minimize
-from tqdm.std import tqdm
-
 from ...data import Encoded, encode_context, pad_rows
 from ...engine.forward import target_logits
 from ...engine.inference import generate
@@ -29,6 +22,13 @@ from ...lm import FrozenLM
 from ...measure import Measured, mean, proportion
 from .texts import STOP, words_of
 from .translator import Candidate, Translator
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize
+from tqdm.std import tqdm
 
 # %% ../../../nbs/translation/translator/rerank.ipynb #c004
 INSTRUCTION_TEMPLATE = "{instruction}\n{input}"

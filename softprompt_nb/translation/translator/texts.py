@@ -9,10 +9,10 @@ __all__ = ['STOP', 'words_of', 'content_words', 'word_scores', 'verb_score', 'ro
 import re
 from collections.abc import Callable, Sequence
 
+from ...lm import FrozenLM
+
 import numpy as np
 import torch
-
-from ...lm import FrozenLM
 
 # %% ../../../nbs/translation/translator/texts.ipynb #c004
 STOP = frozenset(

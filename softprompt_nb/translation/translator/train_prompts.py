@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
 
-import torch
-from tqdm.std import tqdm
-
 from ...experiments.runs import Result, RunStore, attempt, content_hash
 from ...files import read_tensors, write_tensors
 from ...lm import FrozenLM
 from ...prompts import SoftPrompt
 from ...training.many import tune_many
 from .dods import DoD
+
+import torch
+from tqdm.std import tqdm
 
 # %% ../../../nbs/translation/translator/train_prompts.ipynb #c004
 @dataclass(frozen=True)

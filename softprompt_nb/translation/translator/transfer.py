@@ -18,15 +18,15 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib import error, request
 
-import numpy as np
-import pandas as pd
-from tqdm.std import tqdm
-
 from ...lm import FrozenLM
 from ...measure import Measured, mean, plural, proportion
 from ...plots import COLORS, axes
 from .evaluate import by_task, execute
 from .rerank import INSTRUCTION_TEMPLATE, instructed
+
+import numpy as np
+import pandas as pd
+from tqdm.std import tqdm
 
 # %% ../../../nbs/translation/translator/transfer.ipynb #c004
 @dataclass

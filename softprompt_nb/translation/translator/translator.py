@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pandas as pd
-import torch
-import torch.nn.functional as F
-from tqdm.std import tqdm
-
 from ...data import Encoded, check_lengths, pad_rows
 from ...engine.forward import assemble
 from ...files import read_tensors, write_folder, write_tensors
 from ...lm import FrozenLM
 from ...prompts import SoftPrompt
 from .train_prompts import Pairs
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from tqdm.std import tqdm
 
 # %% ../../../nbs/translation/translator/translator.ipynb #c004
 @dataclass(frozen=True)
