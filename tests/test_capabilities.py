@@ -22,6 +22,8 @@ from softprompt_nb.evaluation.distance.capabilities import (
     read_movetext,
     repetition,
     skipping,
+    split_of,
+    targets,
     windows,
 )
 from softprompt_nb.lab.games import read_game
@@ -38,10 +40,6 @@ def lm_of(name="gpt_neox"):
     if name not in _made:
         _made[name] = tiny(name) if not name.startswith("lab") else load_lm(name)
     return _made[name]
-
-
-def said(row):
-    return [t for t in row.labels if t != -100]
 
 
 @given(st.lists(st.integers(3, 90), min_size=2, max_size=12), st.data())
@@ -69,7 +67,7 @@ def test_every_size_is_measured_on_the_same_targets(make):
     lm, cap = lm_of(), make()
     rows = cap.rows(lm, "test", 12)
     counts = [target_logprobs(lm, p, rows)[1].tolist() for p in (None, SoftPrompt.init(lm, 1), SoftPrompt.init(lm, 5))]
-    assert counts[0] == counts[1] == counts[2] == [len(said(r)) for r in rows] and min(counts[0]) > 0
+    assert counts[0] == counts[1] == counts[2] == [len(targets(r)) for r in rows] and min(counts[0]) > 0
     assert [r.ids for r in cap.rows(lm, "test", 12)] == [r.ids for r in rows] and cap.rows(lm, "test", 5) == rows[:5]
 
 
@@ -82,7 +80,7 @@ def test_repetition_reads_text_and_says_the_string():
     own = repetition("abc", "itself", TEXTS, 24).rows(lm, "train", 5)
     assert all(
         r.ids[r.at :] == [lm.tokenizer("abc")["input_ids"][j % 3] for j in range(24 - r.at)]
-        and said(r) == r.ids[max(1, r.at) :]
+        and targets(r) == r.ids[max(1, r.at) :]
         for r in own
     )
 
@@ -94,7 +92,7 @@ def test_skipping_says_the_token_so_far_ahead(k):
         assert (
             r.ids == w[:20]
             and all(t == w[j + k] for j, t in enumerate(r.labels) if t != -100)
-            and len(said(r)) == 20 - max(1, r.at)
+            and len(targets(r)) == 20 - max(1, r.at)
         )
 
 
@@ -138,8 +136,8 @@ def test_notations_hold_the_same_games_and_ask_for_the_same_moves():
         for f in ("uci", "san")
     }
     assert whole["uci"] == whole["san"] == last["uci"] == last["san"]
-    boards = [lm.tokenizer.decode(said(r)).strip() for r in chess("board", plies=6).rows(lm, "test", 6)]
-    asked = [lm.tokenizer.decode(said(r)).split() for r in chess("uci", plies=6, last=True).rows(lm, "test", 6)]
+    boards = [lm.tokenizer.decode(targets(r)).strip() for r in chess("board", plies=6).rows(lm, "test", 6)]
+    asked = [lm.tokenizer.decode(targets(r)).split() for r in chess("uci", plies=6, last=True).rows(lm, "test", 6)]
     assert asked == [[b] for b in boards] == [[m[-1]] for m in whole["uci"]]
     assert chess("san", last=True).name != chess("san").name
 
@@ -174,7 +172,7 @@ def test_games_are_legal_and_counted_in_moves(form):
     lm = lm_of("lab-base-s")
     cap = chess(form, per="move", plies=7)
     for r in cap.rows(lm, "test", 8):
-        words = lm.tokenizer.decode(said(r)).split()
+        words = lm.tokenizer.decode(targets(r)).split()
         assert len(words) == cap.units(lm, r) == (1 if form == "board" else 7)
         board = pychess.Board()
         if form == "uci":
@@ -200,21 +198,15 @@ def test_ratings_are_the_condition_and_games_without_are_left_out():
         dict(movetext="1. e4 e5 2. Nf3 Nc6", elo_white=str(1000 + 100 * i), elo_black="2000") for i in range(10)
     ] + [dict(moves=["d2d4", "d7d5"], elo_white="?", elo_black="1500")]
     cap = chess(games=games, conditioned=True)
-    rows = [r for s in ("train", "valid", "test") for r in (cap.rows(lm, s, 50) if s == _bucket_of(games[0]) else [])]
+    rows = cap.rows(lm, split_of(" ".join(read_movetext(games[0]["movetext"]))), 50)  # they are all the same game
     assert cap.conditions == 2 and [r.condition for r in rows] == [(i / 20, 0.5) for i in range(10)]
-
-
-def _bucket_of(game):
-    from softprompt_nb.evaluation.distance.capabilities import _split_of
-
-    return _split_of(" ".join(read_movetext(game["movetext"])))
 
 
 def test_paths_have_the_detours_that_their_condition_names():
     lm = lm_of("lab-base-s")
     rows = pathfinding(conditioned=True).rows(lm, "train", 30)
     for r in rows:
-        w = walk(read_maze(lm.tokenizer.decode(r.ids[: r.n_input])), lm.tokenizer.decode(said(r)[:-1]))
+        w = walk(read_maze(lm.tokenizer.decode(r.ids[: r.n_input])), lm.tokenizer.decode(targets(r)[:-1]))
         assert w.solved and (w.extra / 4, w.invalid / 2) == r.condition
     assert len({r.condition for r in rows}) > 4 and all(r.condition is None for r in pathfinding().rows(lm, "test", 3))
 
