@@ -2,13 +2,6 @@
 
 import io
 
-import chess as pychess
-import chess.pgn
-import pytest
-from families import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from softprompt_nb.data import Encoded, Example
 from softprompt_nb.engine.inference import target_logprobs
 from softprompt_nb.evaluation.distance.capabilities import (
@@ -31,6 +24,13 @@ from softprompt_nb.lab.mazes import read_maze, walk
 from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.studies.distance import LONGER, STUDY_FAMILIES
+
+import chess as pychess
+import chess.pgn
+import pytest
+from families import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 TEXTS = [f"this is text number {i} , and it goes on for {i * i} words ." for i in range(300)]
 _made = {}

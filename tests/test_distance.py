@@ -4,14 +4,6 @@ import math
 import pickle
 from dataclasses import replace
 
-import numpy as np
-import pandas as pd
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import stats
-from scipy.integrate import trapezoid
-
 from softprompt_nb.evaluation.distance.measures import (
     Ladder,
     area_over_log,
@@ -24,6 +16,14 @@ from softprompt_nb.evaluation.distance.measures import (
 )
 from softprompt_nb.studies.calibration import BEYOND, READINGS
 from softprompt_nb.studies.published import PUBLISHED, published, saturation_table
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.integrate import trapezoid
 
 # METHODS' table, read off the published losses by hand: rungs at eps .01, .02, .05, .1, and the area
 WANT = {

@@ -3,9 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
-import torch
-
 from softprompt_nb.data import Example, load_examples
 from softprompt_nb.engine.inference import generate, loss_on
 from softprompt_nb.evaluation.distance.capabilities import repetition, skipping
@@ -16,6 +13,9 @@ from softprompt_nb.training.many import tune_many
 from softprompt_nb.training.tuning import tune
 from softprompt_nb.translation.hard.gcg import gcg
 from softprompt_nb.translation.hard.pez import pez
+
+import pytest
+import torch
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 stories = SHARED / "models" / "stories260k"

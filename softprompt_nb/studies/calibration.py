@@ -14,11 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-from scipy import stats
-
 from ..engine.inference import exact_match
 from ..evaluation.distance.capabilities import from_examples
 from ..evaluation.distance.ladder import ladder
@@ -40,6 +35,11 @@ from ..load import load_lm
 from ..measure import Measured
 from ..patching import patch
 from ..plots import axes, color_of
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from scipy import stats
 
 # %% ../../nbs/studies/calibration.ipynb #c005
 BEYOND = 1e6  # the rank of a size beyond the ladder

@@ -18,11 +18,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import torch
-from tqdm.std import tqdm
-
 from ..evaluation.distance.capabilities import LAB_FAMILIES, Capability, chess, detuning, from_examples
 from ..evaluation.distance.ladder import ladder
 from ..evaluation.distance.measures import Ladder, Reading
@@ -36,6 +31,11 @@ from ..load import cached_lm
 from ..measure import Measured
 from ..patching import patch
 from .calibration import LAB_RUN, Calibration, behaviour, frequency_models
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.std import tqdm
 
 # %% ../../nbs/studies/distance.ipynb #c005
 FAMILY_RUN = dict(sizes=(0, 1, 4, 16, 64), seeds=3, rates=(0.5,), steps=120, batch_size=8, train=400, valid=32, test=96)

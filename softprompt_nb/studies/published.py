@@ -9,9 +9,6 @@ __all__ = ['PUBLISHED', 'PAPER_LADDERS', 'published', 'saturation_table', 'small
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
-import torch
-
 from softprompt_nb.evaluation.distance.capabilities import (
     Capability,
     Texts,
@@ -25,6 +22,9 @@ from ..evaluation.distance.ladder import ladder
 from ..evaluation.distance.measures import Ladder
 from ..evaluation.distance.rungs import NET_LR
 from ..lm import FrozenLM
+
+import pandas as pd
+import torch
 
 # %% ../../nbs/studies/published.ipynb #c004
 _PROMPTED = """

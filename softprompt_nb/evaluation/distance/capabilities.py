@@ -15,9 +15,6 @@ from functools import partial
 from itertools import islice
 from zlib import crc32
 
-import chess as pychess
-import pandas as pd
-
 from ...data import Encoded, Example, encode
 from ...engine.inference import generate
 from ...lab.corpus import BASE, corpus
@@ -28,6 +25,9 @@ from ...lab.world import TASKS, Task
 from ...lm import FrozenLM
 from ...measure import Measured, proportion
 from ...prompts import SoftPrompt
+
+import chess as pychess
+import pandas as pd
 
 # %% ../../../nbs/evaluation/distance/capabilities.ipynb #c005
 SPLITS = ("train", "valid", "test")

@@ -9,13 +9,13 @@ __all__ = ['LadderLike', 'plot_ladder', 'plot_saturation', 'plot_families', 'plo
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from ...measure import plural
+from ...plots import COLORS, axes, color_of
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-
-from ...measure import plural
-from ...plots import COLORS, axes, color_of
 
 # %% ../../../nbs/evaluation/distance/figures.ipynb #n5435739
 class LadderLike(Protocol):

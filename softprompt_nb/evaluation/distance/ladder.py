@@ -11,10 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import torch
-
 from ...conditional import ConditionalPrompt
 from ...data import Encoded, Example
 from ...engine.inference import target_logprobs
@@ -25,6 +21,10 @@ from ...experiments.runs import Record, RunStore
 from ...lm import FrozenLM
 from ...measure import mean
 from ...prompts import SoftPrompt
+
+import numpy as np
+import pandas as pd
+import torch
 
 # %% ../../../nbs/evaluation/distance/ladder.ipynb #n85dd643
 @dataclass

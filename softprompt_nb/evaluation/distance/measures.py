@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .figures import plot_ladder
+from ...measure import Measured, plural
+from ...patching import patch
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from scipy import stats
-
-from .figures import plot_ladder
-from ...measure import Measured, plural
-from ...patching import patch
 
 # %% ../../../nbs/evaluation/distance/measures.ipynb #c005
 EPS = 0.05  # nats: the default gain that counts as none

@@ -11,11 +11,6 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import torch
-from matplotlib.axes import Axes
-
 from ...conditional import SubspacePrompt
 from .capabilities import Capability
 from .rungs import Plan, Rung, as_seeds, fixed_rows, open_store, run_settings, start_of
@@ -24,6 +19,11 @@ from ...lm import FrozenLM
 from ...measure import over_runs
 from ...patching import patch
 from ...plots import COLORS, axes, color_of
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
 
 # %% ../../../nbs/evaluation/distance/protocol.ipynb #c005
 @dataclass

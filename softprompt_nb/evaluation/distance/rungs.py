@@ -14,9 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-import torch
-
 from ...conditional import NET_KINDS, ConditionalPrompt
 from ...data import Encoded, check_lengths
 from ...engine.inference import target_logprobs
@@ -30,6 +27,9 @@ from ...patching import patch
 from ...prompts import SoftPrompt
 from ...training.many import lanes_that_fit
 from ...training.tuning import Pool, Run, Settings, Tuning, data_fingerprint, prepare, result
+
+import numpy as np
+import torch
 
 # %% ../../../nbs/evaluation/distance/rungs.ipynb #nbab5ef4
 NET_LR = 0.01  # what rates of a conditional prompt are relative to; those of vectors are to the embedding table's scale
