@@ -120,6 +120,33 @@ def _spearman(shares, draws):
     unknown = np.full(len(read), np.nan)
     return np.divide(read @ known, size, out=unknown, where=size > 0)
 
+
+def _correlated(reading: str, shares: np.ndarray, lads: list[Ladder], draws: int) -> dict:
+    "The correlation of a reading with the shares, its interval, and how many of the draws have none."
+    read = READINGS[reading]
+    means = [read_mean(lad, reading) for lad in lads]
+    drawn = np.zeros((0, len(lads)))
+    if all(lad.drawn is not None for lad in lads):
+        drawn = np.stack([read(lad, lad.drawn)[:draws] for lad in lads], -1)
+    many = _spearman(shares, drawn)
+    low = high = undefined = np.nan
+    if np.isfinite(many).any():
+        low, high = np.nanquantile(many, [0.025, 0.975])
+    if len(many):
+        undefined = float(np.isnan(many).mean())
+    rho = _spearman(shares, np.array([means]))[0]
+    return dict(rho=rho, low=low, high=high, models=len(lads), undefined=undefined)
+
+
+def _ends(lad: Ladder, reading: str, is_size: bool) -> np.ndarray:
+    "The interval of a reading, or the reading itself twice where there is none."
+    if lad.drawn is None:
+        value = read_mean(lad, reading)
+        return np.array([value, value])
+    method = "nearest" if is_size else "linear"
+    values = READINGS[reading](lad, lad.drawn)
+    return np.quantile(values, [0.025, 0.975], method=method)
+
 # %% ../../nbs/studies/calibration.ipynb #c008
 @dataclass
 class Calibration:
@@ -177,34 +204,7 @@ class Calibration:
         )
         return table.sort_values(["worst", "mean"])
 
-
-def _correlated(reading: str, shares: np.ndarray, lads: list[Ladder], draws: int) -> dict:
-    "The correlation of a reading with the shares, its interval, and how many of the draws have none."
-    read = READINGS[reading]
-    means = [read_mean(lad, reading) for lad in lads]
-    drawn = np.zeros((0, len(lads)))
-    if all(lad.drawn is not None for lad in lads):
-        drawn = np.stack([read(lad, lad.drawn)[:draws] for lad in lads], -1)
-    many = _spearman(shares, drawn)
-    low = high = undefined = np.nan
-    if np.isfinite(many).any():
-        low, high = np.nanquantile(many, [0.025, 0.975])
-    if len(many):
-        undefined = float(np.isnan(many).mean())
-    rho = _spearman(shares, np.array([means]))[0]
-    return dict(rho=rho, low=low, high=high, models=len(lads), undefined=undefined)
-
 # %% ../../nbs/studies/calibration.ipynb #c009b
-def _ends(lad: Ladder, reading: str, is_size: bool) -> np.ndarray:
-    "The interval of a reading, or the reading itself twice where there is none."
-    if lad.drawn is None:
-        value = read_mean(lad, reading)
-        return np.array([value, value])
-    method = "nearest" if is_size else "linear"
-    values = READINGS[reading](lad, lad.drawn)
-    return np.quantile(values, [0.025, 0.975], method=method)
-
-
 @patch
 def _line(self: Calibration, ax: Axes, number: int, reading: str, top: float) -> None:
     "One skill of a picture: its reading against the share of documents."

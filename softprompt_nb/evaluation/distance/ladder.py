@@ -74,7 +74,7 @@ def _start(climb: _Climb, best: dict, n: int, seed: int) -> SoftPrompt:
     record, _ = best[max(below), seed]
     return _warmed(start, record.arrays["vectors"])
 
-
+# %% ../../../nbs/evaluation/distance/ladder.ipynb #n6b62921
 def _rungs(plan: Plan, climb: _Climb, sizes: Sequence[int], best: dict) -> list[tuple]:
     "(n, seed, rate, rung) of some sizes; no prompt is one rung for all seeds."
     found = []
@@ -150,7 +150,7 @@ def _result(plan: Plan, sizes: tuple, best: dict, rows: list[dict], eps: float) 
             lad.prompts[n, seed] = _prompt(plan, record, rung)
     return lad
 
-
+# %% ../../../nbs/evaluation/distance/ladder.ipynb #c015
 def ladder(
     lm: FrozenLM,  # the model
     capability: Capability,  # what it should do

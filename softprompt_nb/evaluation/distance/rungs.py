@@ -142,7 +142,7 @@ def measured(
         arrays=dict(nll=nll, vectors=prompt.vectors),
     )
 
-
+# %% ../../../nbs/evaluation/distance/rungs.ipynb #nabe8d32
 @patch(cls_method=True)
 def run_many(
     cls: Rung,
@@ -278,18 +278,20 @@ class Plan:
             **shared,
         )
 
-    def run(
-        self,
-        rungs: Sequence[Rung],  # of this plan
-        what: str,  # what they are rungs of, for the message
-    ) -> list[Record]:
-        "The record of each rung; what has none is run first. Raises RuntimeError for one that fails."
-        done = sweep(rungs, self.store, workers=0, together=len(rungs), progress=self.progress)
-        if done.interrupted:
-            raise KeyboardInterrupt
-        if done.failed:
-            raise RuntimeError(
-                f"{len(done.failed)} runs of the {what} of {self.capability.name} failed, "
-                f"the first with: {done.failures.error.iloc[0]}"
-            )
-        return [self.store[rung] for rung in rungs]
+# %% ../../../nbs/evaluation/distance/rungs.ipynb #nb3bb37c
+@patch
+def run(
+    self: Plan,
+    rungs: Sequence[Rung],  # of this plan
+    what: str,  # what they are rungs of, for the message
+) -> list[Record]:
+    "The record of each rung; what has none is run first. Raises RuntimeError for one that fails."
+    done = sweep(rungs, self.store, workers=0, together=len(rungs), progress=self.progress)
+    if done.interrupted:
+        raise KeyboardInterrupt
+    if done.failed:
+        raise RuntimeError(
+            f"{len(done.failed)} runs of the {what} of {self.capability.name} failed, "
+            f"the first with: {done.failures.error.iloc[0]}"
+        )
+    return [self.store[rung] for rung in rungs]
