@@ -298,8 +298,7 @@ def _moves(lm, row):
 
 def chess(
     form: str = "uci",  # "uci", "san" or "board"
-    games: Sequence[dict]
-    | None = None,  # with moves (UCI) or movetext (SAN), elo_white, elo_black; None: the lab's own
+    games: Sequence[dict] | None = None,  # moves (UCI) or movetext (SAN), elo_white, elo_black; None: the lab's own
     conditioned: bool = False,  # give the prompt the players' strength?
     per: str = "token",  # what the loss is taken per: "token" or "move"
     last: bool = False,  # ask for the last move alone, the same for every form?

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ...conditional import ConditionalPrompt
 from ...data import Encoded, Example
@@ -161,9 +162,7 @@ def ladder(
     batch_size: int = 16,  # rows a step
     warm: bool = False,  # start each rung from the one below?
     kind: str | None = None,  # "plain", "linear", "mlp", "resnet", "shared_resnet"; None: by the capability
-    how: str
-    | torch.Tensor
-    | Callable = "vocab",  # see `SoftPrompt.init`; or a function from (model, n, seed) to vectors
+    how: str | torch.Tensor | Callable = "vocab",  # how vectors start, see `start_of`
     train: int = 256,  # rows to train on
     valid: int = 32,  # rows to choose rate and step by
     test: int = 96,  # rows to measure on
@@ -172,7 +171,7 @@ def ladder(
     progress: bool = True,  # show a bar?
     save_every: int = 20,  # steps between writes of a tuning's state
     net: dict | None = None,  # hidden, layers of a conditional prompt
-    **settings,  # further fields of `Settings`: warmup, schedule, weight_decay, eval_every
+    **settings: Any,  # further fields of `Settings`: warmup, schedule, weight_decay, eval_every
 ) -> Ladder:
     """Losses of prompts of several sizes. Interrupted, the same call does the rest.
 

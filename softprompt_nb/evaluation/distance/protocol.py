@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from ...conditional import SubspacePrompt
 from .capabilities import Capability
@@ -197,7 +198,7 @@ def stability(
     test: int = 96,  # rows to measure on
     store: RunStore | str | Path | None = None,  # where runs are kept; None: nowhere
     progress: bool = True,  # show a bar?
-    **settings,  # further fields of `Settings`
+    **settings: Any,  # further fields of `Settings`
 ) -> ProtocolStudy:
     """One prompt with several batch sizes, rates and seeds.
 
@@ -233,7 +234,7 @@ def subspace(
     test: int = 96,  # rows to measure on
     store: RunStore | str | Path | None = None,  # where runs are kept; None: nowhere
     progress: bool = True,  # show a bar?
-    **settings,  # further fields of `Settings`
+    **settings: Any,  # further fields of `Settings`
 ) -> ProtocolStudy:
     "A prompt restricted to k directions, for several k and all; raises ValueError for a k beyond the model's width."
     if capability.conditions:

@@ -41,9 +41,7 @@ def start_of(
     n: int,  # vectors
     seed: int,  # of the start
     kind: str | None = None,  # "plain" or the kind of a conditional prompt; None: by the capability
-    how: str
-    | torch.Tensor
-    | Callable = "vocab",  # see `SoftPrompt.init`; or a function from (model, n, seed) to vectors
+    how: str | torch.Tensor | Callable = "vocab",  # as for `SoftPrompt.init`; or (model, n, seed) -> vectors
     **net: Any,  # hidden, layers of a conditional prompt
 ) -> SoftPrompt:
     "The untrained prompt of a rung; raises ValueError for an unknown kind, or a condition that the rows do not have."
