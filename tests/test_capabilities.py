@@ -27,8 +27,8 @@ from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.studies.distance import LONGER, STUDY_FAMILIES
 
 import chess as pychess
-from chess import pgn
 import pytest
+from chess import pgn
 from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
