@@ -5,6 +5,7 @@ import io
 from softprompt_nb.data import Encoded, Example
 from softprompt_nb.engine.inference import target_logprobs
 from softprompt_nb.evaluation.distance.capabilities import (
+    SPLITS,
     chess,
     detuning,
     fair,
@@ -15,6 +16,8 @@ from softprompt_nb.evaluation.distance.capabilities import (
     read_movetext,
     repetition,
     skipping,
+    split_of,
+    targets,
     windows,
 )
 from softprompt_nb.lab.games import read_game
@@ -24,8 +27,8 @@ from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.studies.distance import LONGER, STUDY_FAMILIES
 
 import chess as pychess
-import chess.pgn
 import pytest
+from chess import pgn
 from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,17 +43,26 @@ def lm_of(name="gpt_neox"):
     return _made[name]
 
 
-def said(row):
-    return [t for t in row.labels if t != -100]
+def by_split(cap, lm, n=1000):
+    "The token ids of all rows of each split."
+    return {split: {tuple(row.ids) for row in cap.rows(lm, split, n)} for split in SPLITS}
+
+
+def apart(sets):
+    "Do the splits share nothing?"
+    return not sets["train"] & sets["valid"] and not (sets["train"] | sets["valid"]) & sets["test"]
 
 
 @given(st.lists(st.integers(3, 90), min_size=2, max_size=12), st.data())
 @settings(max_examples=100, deadline=None)
 def test_fair_rows_keep_only_what_every_size_can_be_asked_for(ids, data):
-    n, place = data.draw(st.integers(0, len(ids))), data.draw(st.integers(0, len(ids) - 1))
-    r = fair(Encoded(ids, n, place))
-    want = [t if j >= max(n, place, 1) else -100 for j, t in enumerate(ids)]
-    assert r.labels == want and r.ids == ids and r.at == place and fair(r).labels == want
+    n = data.draw(st.integers(0, len(ids)))
+    place = data.draw(st.integers(0, len(ids) - 1))
+    row = fair(Encoded(ids, n, place))
+    first = max(n, place, 1)
+    want = [-100] * first + ids[first:]
+    assert row.labels == want and row.ids == ids and row.at == place
+    assert fair(row).labels == row.labels
 
 
 @pytest.mark.parametrize(
@@ -68,127 +80,102 @@ def test_fair_rows_keep_only_what_every_size_can_be_asked_for(ids, data):
 def test_every_size_is_measured_on_the_same_targets(make):
     lm, cap = lm_of(), make()
     rows = cap.rows(lm, "test", 12)
-    counts = [target_logprobs(lm, p, rows)[1].tolist() for p in (None, SoftPrompt.init(lm, 1), SoftPrompt.init(lm, 5))]
-    assert counts[0] == counts[1] == counts[2] == [len(said(r)) for r in rows] and min(counts[0]) > 0
-    assert [r.ids for r in cap.rows(lm, "test", 12)] == [r.ids for r in rows] and cap.rows(lm, "test", 5) == rows[:5]
+    want = [len(targets(row)) for row in rows]
+    assert min(want) > 0
+    for prompt in (None, SoftPrompt.init(lm, 1), SoftPrompt.init(lm, 5)):
+        _, count = target_logprobs(lm, prompt, rows)
+        assert count.tolist() == want
+    assert [row.ids for row in cap.rows(lm, "test", 12)] == [row.ids for row in rows]
+    assert cap.rows(lm, "test", 5) == rows[:5]
 
 
 def test_repetition_reads_text_and_says_the_string():
     lm = lm_of()
-    for i, r in enumerate(repetition("abc", texts=TEXTS, length=24).rows(lm, "train", 40)):
-        assert r.ids == list(windows(lm, TEXTS, "train", 24))[i] and 0 <= r.at <= 16
-        string = lm.tokenizer("abc")["input_ids"]
-        assert all(t == string[(j - r.at) % 3] for j, t in enumerate(r.labels) if j >= max(1, r.at))
-    own = repetition("abc", "itself", TEXTS, 24).rows(lm, "train", 5)
-    assert all(
-        r.ids[r.at :] == [lm.tokenizer("abc")["input_ids"][j % 3] for j in range(24 - r.at)]
-        and said(r) == r.ids[max(1, r.at) :]
-        for r in own
-    )
+    string, texts = lm.token_ids("abc"), list(windows(lm, TEXTS, "train", 24))
+    for text, row in zip(texts, repetition("abc", texts=TEXTS, length=24).rows(lm, "train", 40)):
+        assert row.ids == text and 0 <= row.at <= 16
+        for j in range(max(1, row.at), 24):
+            assert row.labels[j] == string[(j - row.at) % 3]
+    for row in repetition("abc", "itself", TEXTS, 24).rows(lm, "train", 5):
+        assert row.ids[row.at :] == [string[j % 3] for j in range(24 - row.at)]
+        assert targets(row) == row.ids[max(1, row.at) :]
 
 
 @pytest.mark.parametrize("k", [0, 1, 4])
 def test_skipping_says_the_token_so_far_ahead(k):
     lm = lm_of()
-    for r, w in zip(skipping(k, TEXTS, 20).rows(lm, "test", 10), windows(lm, TEXTS, "test", 20 + k)):
-        assert (
-            r.ids == w[:20]
-            and all(t == w[j + k] for j, t in enumerate(r.labels) if t != -100)
-            and len(said(r)) == 20 - max(1, r.at)
-        )
+    for row, text in zip(skipping(k, TEXTS, 20).rows(lm, "test", 10), windows(lm, TEXTS, "test", 20 + k)):
+        first = max(1, row.at)
+        assert row.ids == text[:20]
+        assert targets(row) == text[first + k :] and row.labels[:first] == [-100] * first
 
 
 def test_splits_of_a_list_share_nothing():
     lm = lm_of()
     texts = [f"{i:04d}" for i in range(500)]
-    seen = {
-        s: {t for w in windows(lm, texts, s, 4) for t in [lm.tokenizer.decode(w)]} for s in ("train", "valid", "test")
-    }
-    cap = from_examples([Example(t, " x") for t in texts])
-    ids = {s: {tuple(r.ids) for r in cap.rows(lm, s, 1000)} for s in seen}
-    assert (
-        not ids["train"] & ids["test"]
-        and not ids["train"] & ids["valid"]
-        and not ids["valid"] & ids["test"]
-        and sum(map(len, ids.values())) == 500
-    )
+    ids = by_split(from_examples([Example(text, " x") for text in texts]), lm)
+    assert apart(ids) and sum(map(len, ids.values())) == 500
     assert 110 < len(ids["test"]) < 190 and 25 < len(ids["valid"]) < 80
+    # a text of four letters and its end make a window of five tokens
+    assert apart({split: {tuple(window) for window in windows(lm, texts, split, 5)} for split in SPLITS})
 
 
 def test_an_input_that_comes_with_two_answers_stays_on_one_side():
     lm = lm_of()
-    cap = from_examples([Example(f"{i:03d}", f" {t}") for i in range(200) for t in ("x", "y")])
-    inputs = {s: {tuple(r.ids[: r.n_input]) for r in cap.rows(lm, s, 1000)} for s in ("train", "valid", "test")}
-    assert (
-        not inputs["train"] & inputs["test"]
-        and not inputs["train"] & inputs["valid"]
-        and not inputs["valid"] & inputs["test"]
-        and sum(map(len, inputs.values())) == 200
-    )
+    cap = from_examples([Example(f"{i:03d}", f" {answer}") for i in range(200) for answer in ("x", "y")])
+    inputs = {split: {tuple(row.ids[: row.n_input]) for row in cap.rows(lm, split, 1000)} for split in SPLITS}
+    assert apart(inputs) and sum(map(len, inputs.values())) == 200
 
 
 def test_notations_hold_the_same_games_and_ask_for_the_same_moves():
     lm = lm_of("lab-base-s")
-    whole = {
-        f: [read_game(lm.tokenizer.decode(r.ids)) for r in chess(f, plies=6).rows(lm, "test", 6)]
-        for f in ("uci", "san")
-    }
-    last = {
-        f: [read_game(lm.tokenizer.decode(r.ids)) for r in chess(f, plies=6, last=True).rows(lm, "test", 6)]
-        for f in ("uci", "san")
-    }
-    assert whole["uci"] == whole["san"] == last["uci"] == last["san"]
-    boards = [lm.tokenizer.decode(said(r)).strip() for r in chess("board", plies=6).rows(lm, "test", 6)]
-    asked = [lm.tokenizer.decode(said(r)).split() for r in chess("uci", plies=6, last=True).rows(lm, "test", 6)]
-    assert asked == [[b] for b in boards] == [[m[-1]] for m in whole["uci"]]
+
+    def games(form, last):
+        rows = chess(form, plies=6, last=last).rows(lm, "test", 6)
+        return [read_game(lm.tokenizer.decode(row.ids)) for row in rows]
+
+    def asked(cap):
+        return [lm.tokenizer.decode(targets(row)).split() for row in cap.rows(lm, "test", 6)]
+
+    whole = games("uci", False)
+    assert whole == games("san", False) == games("uci", True) == games("san", True)
+    assert asked(chess("board", plies=6)) == [[moves[-1]] for moves in whole]
+    assert asked(chess("uci", plies=6, last=True)) == [[moves[-1]] for moves in whole]
     assert chess("san", last=True).name != chess("san").name
 
 
 def test_closed_tasks_of_the_lab_keep_their_test_items_apart():
     lm = lm_of("lab-base-s")
     for name in ("guardian", "code", "capital"):
-        rows = {s: {tuple(r.ids) for r in from_examples(name).rows(lm, s, 60)} for s in ("train", "valid", "test")}
-        assert (
-            not rows["train"] & rows["test"]
-            and not rows["train"] & rows["valid"]
-            and not rows["valid"] & rows["test"]
-            and min(map(len, rows.values())) >= 3
-        )
+        ids = by_split(from_examples(name), lm, 60)
+        assert apart(ids) and min(map(len, ids.values())) >= 3
 
 
 def test_a_task_with_few_items_gives_all_it_has():
-    rows = {
-        s: {tuple(r.ids) for r in from_examples("plus").rows(lm_of("lab-base-s"), s, 400)}
-        for s in ("train", "valid", "test")
-    }
-    assert (
-        not rows["train"] & rows["valid"]
-        and not (rows["train"] | rows["valid"]) & rows["test"]
-        and 200 < len(rows["train"]) < 400
-        and len(rows["test"]) > 100
-    )
+    ids = by_split(from_examples("plus"), lm_of("lab-base-s"), 400)
+    assert apart(ids)
+    assert 200 < len(ids["train"]) < 400 and len(ids["test"]) > 100
 
 
 @pytest.mark.parametrize("form", ["uci", "san", "board"])
 def test_games_are_legal_and_counted_in_moves(form):
     lm = lm_of("lab-base-s")
     cap = chess(form, per="move", plies=7)
-    for r in cap.rows(lm, "test", 8):
-        words = lm.tokenizer.decode(said(r)).split()
-        assert len(words) == cap.units(lm, r) == (1 if form == "board" else 7)
+    push = dict(uci=pychess.Board.push_uci, san=pychess.Board.push_san)
+    for row in cap.rows(lm, "test", 8):
+        words = lm.tokenizer.decode(targets(row)).split()
+        assert len(words) == cap.units(lm, row) == (1 if form == "board" else 7)
         board = pychess.Board()
-        if form == "uci":
-            [board.push_uci(w) for w in words]
-        if form == "san":
-            [board.push_san(w) for w in words]
+        for word in words if form in push else ():
+            push[form](board, word)  # an error for an illegal move
     assert cap.unit == "move"
     if form != "board":
-        assert {len(r.ids) for r in chess(form, length=9).rows(lm, "test", 2)} == {9}
+        assert {len(row.ids) for row in chess(form, length=9).rows(lm, "test", 2)} == {9}
 
 
 def test_movetext_is_read_as_python_chess_reads_a_pgn():
     text = "1. e4 e5 2. Nf3 Nc6 3. Bb5 a6! 4. Ba4 Nf6 5. O-O?! b5 1-0"
-    game = pychess.pgn.read_game(io.StringIO(text))
+    game = pgn.read_game(io.StringIO(text))
     assert read_movetext(text) == [m.uci() for m in game.mainline_moves()]
     with pytest.raises(ValueError):
         read_movetext("1. e4 e4")
@@ -200,23 +187,19 @@ def test_ratings_are_the_condition_and_games_without_are_left_out():
         dict(movetext="1. e4 e5 2. Nf3 Nc6", elo_white=str(1000 + 100 * i), elo_black="2000") for i in range(10)
     ] + [dict(moves=["d2d4", "d7d5"], elo_white="?", elo_black="1500")]
     cap = chess(games=games, conditioned=True)
-    rows = [r for s in ("train", "valid", "test") for r in (cap.rows(lm, s, 50) if s == _bucket_of(games[0]) else [])]
-    assert cap.conditions == 2 and [r.condition for r in rows] == [(i / 20, 0.5) for i in range(10)]
-
-
-def _bucket_of(game):
-    from softprompt_nb.evaluation.distance.capabilities import _split_of
-
-    return _split_of(" ".join(read_movetext(game["movetext"])))
+    rows = cap.rows(lm, split_of(" ".join(read_movetext(games[0]["movetext"]))), 50)  # they are all the same game
+    assert cap.conditions == 2 and [row.condition for row in rows] == [(i / 20, 0.5) for i in range(10)]
 
 
 def test_paths_have_the_detours_that_their_condition_names():
     lm = lm_of("lab-base-s")
     rows = pathfinding(conditioned=True).rows(lm, "train", 30)
-    for r in rows:
-        w = walk(read_maze(lm.tokenizer.decode(r.ids[: r.n_input])), lm.tokenizer.decode(said(r)[:-1]))
-        assert w.solved and (w.extra / 4, w.invalid / 2) == r.condition
-    assert len({r.condition for r in rows}) > 4 and all(r.condition is None for r in pathfinding().rows(lm, "test", 3))
+    for row in rows:
+        board = read_maze(lm.tokenizer.decode(row.ids[: row.n_input]))
+        way = walk(board, lm.tokenizer.decode(targets(row)[:-1]))
+        assert way.solved and (way.extra / 4, way.invalid / 2) == row.condition
+    assert len({row.condition for row in rows}) > 4
+    assert all(row.condition is None for row in pathfinding().rows(lm, "test", 3))
 
 
 def test_rates_of_what_is_generated():
@@ -229,11 +212,11 @@ def test_rates_of_what_is_generated():
 def test_the_families_have_rows_and_names_of_their_own():
     lm = lm_of("lab-base-s")
     caps = lab_families()
-    assert len({c.name for c in caps}) == len(caps) and len({c.family for c in caps}) == 5
-    for c in caps:
-        for s in ("train", "valid", "test"):
-            assert len(c.rows(lm, s, 4)) == 4
-    assert [c.name for c in caps] == [
+    assert len({cap.name for cap in caps}) == len(caps) and len({cap.family for cap in caps}) == 5
+    for cap in caps:
+        for split in SPLITS:
+            assert len(cap.rows(lm, split, 4)) == 4
+    assert [cap.name for cap in caps] == [
         "repeat 'house'",
         "repeat 'the red house'",
         "skip 1",
@@ -245,9 +228,8 @@ def test_the_families_have_rows_and_names_of_their_own():
 
 
 def test_the_study_takes_each_family_once_in_its_own_order():
-    assert [make().name for make in STUDY_FAMILIES] == ["repeat 'house'", "mazes", "chess uci", "skip 1", "text"] and [
-        make().name for make in LONGER
-    ] == ["repeat 'the red house'", "skip 4"]
+    assert [make().name for make in STUDY_FAMILIES] == ["repeat 'house'", "mazes", "chess uci", "skip 1", "text"]
+    assert [make().name for make in LONGER] == ["repeat 'the red house'", "skip 4"]
 
 
 @pytest.mark.parametrize(

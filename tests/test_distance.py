@@ -1,6 +1,8 @@
-"""The measures of a ladder: the published table, plain loops, curves whose truth is known, and properties over many curves."""
+"""The measures of a ladder: the published table, plain loops, planted truths, and laws over many curves."""
 
 import math
+import pickle
+from dataclasses import replace
 
 from softprompt_nb.evaluation.distance.measures import (
     Ladder,
@@ -16,10 +18,12 @@ from softprompt_nb.studies.calibration import BEYOND, READINGS
 from softprompt_nb.studies.published import PUBLISHED, published, saturation_table
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.integrate import trapezoid
 
 # METHODS' table, read off the published losses by hand: rungs at eps .01, .02, .05, .1, and the area
 WANT = {
@@ -58,80 +62,81 @@ def sizes_of(curve):
 
 def test_the_published_losses_give_the_table_of_saturations():
     table = saturation_table()
-    assert {k: tuple(table.loc[k].tolist()[:4]) for k in WANT} == WANT
-    raw = {k: tuple(published(k).saturation(e, raw=True).label for e in (0.01, 0.02, 0.05, 0.1)) for k in WANT}
-    assert raw == WANT
+    assert {name: tuple(table.loc[name].tolist()[:4]) for name in WANT} == WANT
+    for name, labels in WANT.items():
+        raw = [published(name).saturation(eps, raw=True).label for eps in (0.01, 0.02, 0.05, 0.1)]
+        assert tuple(raw) == labels
 
 
 def test_the_published_losses_give_the_areas():
-    for name, a in AREA.items():
-        assert abs(published(name).area(raw=True) - a) < 6e-4, name
-    for name, a in UNEVEN.items():
-        assert abs(published(name).area(raw=True, per="rung") - a) < 1.1e-3, name
-        assert published(name).area(raw=True) < a
+    for name, area in AREA.items():
+        assert abs(published(name).area(raw=True) - area) < 6e-4, name
+    for name, area in UNEVEN.items():
+        assert abs(published(name).area(raw=True, per="rung") - area) < 1.1e-3, name
+        assert published(name).area(raw=True) < area
 
 
 def test_published_numbers_have_no_interval():
     lad = published("chess, 70m")
-    r = lad.saturation(0.05)
-    assert math.isnan(r.low) and math.isnan(r.support) and lad.drawn is None and "[" not in repr(r)
-    assert all("%" not in s for s in lad.notices())
-    assert len(PUBLISHED) == 36 and all(list(v) == sorted(v) for v in PUBLISHED.values())
+    found = lad.saturation(0.05)
+    assert math.isnan(found.low) and math.isnan(found.support) and lad.drawn is None and "[" not in repr(found)
+    assert all("%" not in sign for sign in lad.notices())
+    assert len(PUBLISHED) == 36 and all(list(losses) == sorted(losses) for losses in PUBLISHED.values())
 
 
 @given(curves, st.floats(0, 5))
 @settings(max_examples=200, deadline=None)
 def test_readings_are_plain_loops(curve, eps):
-    s, L = sizes_of(curve), np.array(curve)
-    flat = next((s[i] for i in range(len(L) - 1) if L[i] - L[i + 1] <= eps), math.inf)
-    end = next((s[i] for i in range(len(L) - 1) if L[i] - L[-1] <= eps), math.inf)
-    at = next((s[i] for i in range(len(L)) if L[i] <= eps), math.inf)
-    assert (first_flat(s, L, eps), settled(s, L, eps), reached(s, L, eps)) == (flat, end, at)
-    E = [min(curve[: i + 1]) for i in range(len(curve))]
-    assert envelope(L).tolist() == E
-    both = first_flat(s, np.stack([L, np.array(E)]), eps)
-    assert both.tolist() == [flat, first_flat(s, np.array(E), eps)]
+    sizes, losses = sizes_of(curve), np.array(curve)
+    steps = range(len(curve) - 1)
+    flat = next((sizes[i] for i in steps if losses[i] - losses[i + 1] <= eps), math.inf)
+    end = next((sizes[i] for i in steps if losses[i] - losses[-1] <= eps), math.inf)
+    near = next((size for size, loss in zip(sizes, losses) if loss <= eps), math.inf)
+    assert first_flat(sizes, losses, eps) == flat
+    assert settled(sizes, losses, eps) == end
+    assert reached(sizes, losses, eps) == near
+    least = [min(curve[: i + 1]) for i in range(len(curve))]
+    assert envelope(losses).tolist() == least
+    both = first_flat(sizes, np.stack([losses, least]), eps)
+    assert both.tolist() == [flat, first_flat(sizes, np.array(least), eps)]
 
 
 @given(curves, st.floats(0.001, 2), st.floats(0.001, 2))
 @settings(max_examples=200, deadline=None)
-def test_saturation_and_distance_move_one_way(curve, a, b):
+def test_saturation_and_distance_move_one_way(curve, one, other):
     lad = Ladder.from_losses(dict(zip(sizes_of(curve), curve)))
-    lo, hi = sorted((a, b))
+    low, high = sorted((one, other))
     for reading in ("ladder", "settled", "token"):
-        assert lad.saturation(lo, reading) >= lad.saturation(hi, reading)
-    assert lad.distance(lo) >= lad.distance(hi)
-    assert (
-        lad.saturation(lo, "settled") >= lad.saturation(lo, "ladder")
-        or lad.saturation(lo, "settled") == math.inf
-        or lad.saturation(lo) == math.inf
-    )
-    assert lad.saturation(lo, "token") <= lad.saturation(
-        lo, "ladder"
-    )  # one vector gains no more than the whole step does
+        assert lad.saturation(low, reading) >= lad.saturation(high, reading)
+    assert lad.distance(low) >= lad.distance(high)
+    flat, end = lad.saturation(low), lad.saturation(low, "settled")
+    assert end >= flat or math.inf in (end.value, flat.value)
+    # one vector gains no more than the whole step does
+    assert lad.saturation(low, "token") <= flat
 
 
 @given(curves, st.floats(0.05, 1.0), st.floats(-3, 3))
 @settings(max_examples=200, deadline=None)
 def test_shares_do_not_depend_on_where_zero_is(curve, share, shift):
-    s = (0, *sizes_of(curve)[:-1])
-    one, two = (Ladder.from_losses(dict(zip(s, np.array(curve) + d))) for d in (0, shift))
-    if curve[0] - min(curve) < 1e-6:
+    sizes = (0, *sizes_of(curve)[:-1])
+    one, two = (Ladder.from_losses(dict(zip(sizes, np.array(curve) + up))) for up in (0, shift))
+    gap = curve[0] - min(curve)
+    if gap < 1e-6:
         return
-    c = one.share(share)
-    assert c <= s[-1] and c >= 0
-    t = curve[0] - share * (curve[0] - min(curve))
-    if min(abs(x - t) for x in curve) > 1e-6:
-        assert c == two.share(share)
+    closed = one.share(share)
+    assert 0 <= closed.value <= sizes[-1]
+    goal = curve[0] - share * gap
+    if min(abs(loss - goal) for loss in curve) > 1e-6:  # else the shift's rounding may decide
+        assert closed == two.share(share)
     assert one.share(0.5) <= one.share(0.9) <= one.share(0.95)
     assert abs(one.area() - two.area()) < 1e-9 and one.area() >= 0
 
 
 def test_no_gap_has_no_share():
-    r = Ladder.from_losses({0: 1.0, 1: 1.5, 4: 1.2}).share(0.9)
-    assert r == math.inf and r.label == ">4"
-    r = Ladder.from_losses({0: 1.0, 1: 0.5, 4: 0.4}).share(0.9, floor=0.0)
-    assert r.label == ">4"
+    found = Ladder.from_losses({0: 1.0, 1: 1.5, 4: 1.2}).share(0.9)
+    assert found == math.inf and found.label == ">4"
+    found = Ladder.from_losses({0: 1.0, 1: 0.5, 4: 0.4}).share(0.9, floor=0.0)
+    assert found.label == ">4"
 
 
 @given(curves)
@@ -144,29 +149,27 @@ def test_the_readings_of_a_calibration_are_the_shares_of_the_ladder(curve):
 
 
 def test_interpolation_is_that_of_numpy():
-    s, L = (1, 4, 16), np.array([3.0, 1.0, 0.5])
-    n, y = every_size(s, L)
-    assert n.tolist() == list(range(1, 17)) and np.allclose(y, np.interp(np.log(n), np.log(s), L))
+    sizes, losses = (1, 4, 16), np.array([3.0, 1.0, 0.5])
+    every, between = every_size(sizes, losses)
+    assert every.tolist() == list(range(1, 17))
+    assert np.allclose(between, np.interp(np.log(every), np.log(sizes), losses))
 
 
 @given(curves)
 @settings(max_examples=100, deadline=None)
 def test_area_is_that_of_scipy(curve):
-    from scipy.integrate import trapezoid
-
-    s = sizes_of(curve)
-    assert np.isclose(area_over_log(s, np.array(curve), 0.3), trapezoid(np.array(curve) - 0.3, np.log(s) / np.log(4)))
+    sizes, losses = sizes_of(curve), np.array(curve)
+    want = trapezoid(losses - 0.3, np.log(sizes) / np.log(4))
+    assert np.isclose(area_over_log(sizes, losses, 0.3), want)
 
 
 def planted(losses, seeds=3, items=60, spread=0.1, between=0.02, seed=0, sizes=(0, 1, 4, 16, 64), units=None):
-    g = np.random.default_rng(seed)
-    units = g.integers(1, 9, items).astype(float) if units is None else units
-    per = (
-        np.array(losses)[None, :, None]
-        + g.normal(0, between, (seeds, len(losses), 1))
-        + g.normal(0, 0.3, (1, 1, items))
-        + g.normal(0, spread, (seeds, len(losses), items))
-    )
+    "A ladder whose seeds, items and single losses scatter around given ones."
+    rng = np.random.default_rng(seed)
+    if units is None:
+        units = rng.integers(1, 9, items).astype(float)
+    per = np.array(losses)[None, :, None] + rng.normal(0, between, (seeds, len(losses), 1))
+    per = per + rng.normal(0, 0.3, (1, 1, items)) + rng.normal(0, spread, (seeds, len(losses), items))
     return Ladder("planted", "none", sizes, per * units, units, tuple(range(seeds)))
 
 
@@ -175,78 +178,96 @@ TRUTH = [4.0, 3.0, 1.0, 0.3, 0.29]
 
 def test_planted_truth_is_found_and_covered():
     lad = planted(TRUTH)
-    assert lad.saturation(0.05) == 16 and lad.distance(1.2) == 4 and lad.share(0.5) == 4 and lad.share(0.9) == 16
-    assert lad.saturation(0.05).support > 0.9 and lad.saturation(1.5).label == "4" and lad.saturation(2.5).label == "1"
-    for i, m in enumerate(lad.table().itertuples()):
-        assert m.low < m.loss < m.high
+    assert lad.saturation(0.05) == 16 and lad.saturation(0.05).support > 0.9
+    assert lad.saturation(1.5).label == "4" and lad.saturation(2.5).label == "1"
+    assert lad.distance(1.2) == 4 and lad.share(0.5) == 4 and lad.share(0.9) == 16
+    for row in lad.table().itertuples():
+        assert row.low < row.loss < row.high
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
-    L = np.array(TRUTH)
-    inside = [(t := planted(TRUTH, seeds=12, between=0.1, seed=i)).area(floor=0.0) for i in range(60)]
-    true = area_over_log((1, 4, 16, 64), L[1:], 0.0)
-    hits = sum(m.low <= true <= m.high for m in inside)
+    areas = [planted(TRUTH, seeds=12, between=0.1, seed=i).area(floor=0.0) for i in range(60)]
+    true = area_over_log((1, 4, 16, 64), np.array(TRUTH)[1:], 0.0)
+    hits = sum(area.low <= true <= area.high for area in areas)
     assert hits >= 48  # 95 % less what resampling twelve seeds loses
 
 
 def test_the_bootstrap_is_a_plain_loop():
     lad = planted(TRUTH, seeds=2, items=7)
-    g = np.random.default_rng(0)
-    seeds, items = g.multinomial(2, [0.5, 0.5], lad.draws) / 2, g.multinomial(7, [1 / 7] * 7, lad.draws)
-    for b in (0, 5, 99):
+    rng = np.random.default_rng(0)
+    seeds = rng.multinomial(2, [0.5, 0.5], lad.draws) / 2
+    items = rng.multinomial(7, [1 / 7] * 7, lad.draws)
+    for draw in (0, 5, 99):
+        units = sum(items[draw, i] * lad.units[i] for i in range(7))
         for j in range(5):
-            top = sum(seeds[b, s] * items[b, i] * lad.nll[s, j, i] for s in range(2) for i in range(7))
-            assert np.isclose(lad.drawn[b, j], top / sum(items[b, i] * lad.units[i] for i in range(7)))
+            total = sum(seeds[draw, k] * items[draw, i] * lad.nll[k, j, i] for k in range(2) for i in range(7))
+            assert np.isclose(lad.drawn[draw, j], total / units)
 
 
 def test_steps_are_scipys_paired_test():
     lad = planted(TRUTH)
-    s = lad.steps(0.05)
-    d = (lad.nll[:, 2] - lad.nll[:, 3]).mean(0) - 0.05 * lad.units
-    assert np.isclose(s.iloc[2]["p (gain > 0.05)"], stats.ttest_1samp(d, 0, alternative="greater").pvalue)
-    assert (s["p (gain > 0.05)"] < 0.001).tolist() == [True, True, True, False]
+    p_values = lad.steps(0.05)["p (gain > 0.05)"]
+    gains = (lad.nll[:, 2] - lad.nll[:, 3]).mean(0) - 0.05 * lad.units
+    assert np.isclose(p_values[2], stats.ttest_1samp(gains, 0, alternative="greater").pvalue)
+    assert (p_values < 0.001).tolist() == [True, True, True, False]
 
 
 def test_tests_between_equal_rungs_are_right_five_times_in_a_hundred():
-    ps = [
-        planted([2.0, 1.0, 1.0], sizes=(0, 1, 4), between=0.0, seed=i).steps(0.0, raw=True).iloc[1].iloc[5]
-        for i in range(300)
-    ]
-    assert 0.02 < np.mean(np.array(ps) < 0.05) < 0.09
+    p_values = []
+    for i in range(300):
+        lad = planted([2.0, 1.0, 1.0], sizes=(0, 1, 4), between=0.0, seed=i)
+        p_values.append(lad.steps(0.0, raw=True)["p (gain > 0)"][1])
+    assert 0.02 < np.mean(np.array(p_values) < 0.05) < 0.09
 
 
 def test_a_rise_is_noticed_and_the_envelope_hides_it():
     lad = planted([4.0, 2.0, 1.0, 1.3, 0.5])
-    r = lad.rises()
-    assert r[["from", "to"]].values.tolist() == [[4, 16]] and r.p[0] < 1e-6
-    assert any("rises by 0.3" in s or "rises by 0.2" in s for s in lad.notices())
+    rises = lad.rises()
+    assert rises[["from", "to"]].values.tolist() == [[4, 16]] and rises.p[0] < 1e-6
+    assert any("rises by 0.3" in sign or "rises by 0.2" in sign for sign in lad.notices())
     assert lad.steps().gain.min() >= 0 and lad.steps(raw=True).gain.min() < -0.2
 
 
 def test_what_a_ladder_notices():
     assert not planted([4.0, 3.0, 1.0, 0.5, 0.49], between=0).notices(0.1)
-    assert any("not saturated" in s for s in planted([4.0, 3.0, 2.0, 1.0, 0.5]).notices())
+    assert any("not saturated" in sign for sign in planted([4.0, 3.0, 2.0, 1.0, 0.5]).notices())
     lad = planted([4.0, 3.0, 1.0, 0.5, 0.46], seeds=4, between=0.05)
-    assert any("disagree" in s or "draws" in s for s in lad.notices(0.05))
-    import pandas as pd
-
+    assert any("disagree" in sign or "draws" in sign for sign in lad.notices(0.05))
     lad.runs = pd.DataFrame(dict(jumps=[0, 2], outcome=["done", "diverged"]))
-    assert any("jumps during training in 1 of 2" in s for s in lad.notices()) and any(
-        "1 of 2 runs did not" in s for s in lad.notices()
-    )
+    signs = "; ".join(lad.notices())
+    assert "jumps during training in 1 of 2" in signs and "1 of 2 runs did not" in signs
 
 
 @given(st.integers(10, 60), st.floats(1.0, 5.0), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
-def test_a_planted_jump_is_found_where_it_is(at, height, seed):
-    x = np.linspace(2, 1, 80) + np.random.default_rng(seed).normal(0, 0.02, 80)
-    assert not jumps(x)
-    x[at:] += height
-    assert len(jumps(x)) == 1 and abs(jumps(x)[0] - at) <= 3
+def test_a_planted_jump_is_found_where_it_is(step, height, seed):
+    losses = np.linspace(2, 1, 80) + np.random.default_rng(seed).normal(0, 0.02, 80)
+    assert not jumps(losses)
+    losses[step:] += height
+    (found,) = jumps(losses)
+    assert abs(found - step) <= 3
 
 
 def test_one_bad_step_is_no_jump():
     assert not jumps([1.0] * 20 + [9.0] + [1.0] * 20) and not jumps([1.0, 2.0])
+
+
+def test_the_share_that_is_still_open_ends_where_the_gap_does():
+    lad = planted(TRUTH)
+    curve = lad.gap_curve()
+    assert curve.open.iloc[0] == 1 and curve.open.iloc[-1] == 0
+    assert np.isclose(curve.open[2], (lad.mean[2] - lad.mean[-1]) / lad.gap().value)
+    assert (curve.low <= curve.high).all() and lad.gap_curve(0.0).open.iloc[-1] > 0
+    assert Ladder.from_losses({0: 2.0, 1: 1.0}).gap_curve().low.isna().all()
+
+
+def test_a_ladder_can_be_copied_and_its_draws_are_its_own():
+    lad = planted(TRUTH)
+    first = lad.drawn
+    copied = pickle.loads(pickle.dumps(lad))
+    assert np.array_equal(copied.drawn, first)
+    halved = replace(lad, nll=lad.nll / 2)
+    assert np.allclose(halved.drawn, first / 2)
 
 
 @pytest.mark.parametrize(

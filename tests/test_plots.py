@@ -1,5 +1,8 @@
 """One thing has one colour, wherever and in whatever order it is drawn."""
 
+import subprocess
+import sys
+
 from softprompt_nb.evaluation.distance.figures import plot_families, plot_ladder, plot_saturation, plot_vectors_worth
 from softprompt_nb.evaluation.distance.measures import Ladder
 from softprompt_nb.evaluation.formats.pictures import plot_curves
@@ -51,11 +54,18 @@ def test_a_family_keeps_its_colour_and_its_ladders_differ(plot):
     some = [lad("chess"), lad("skipping"), lad("chess", 0.4)]
     a, b = plot(some).lines, plot(some[::-1]).lines
     assert (
-        [to_hex(l.get_color()) for l in a]
-        == [to_hex(l.get_color()) for l in b][::-1]
+        [to_hex(line.get_color()) for line in a]
+        == [to_hex(line.get_color()) for line in b][::-1]
         == [COLORS_OF["chess"], COLORS_OF["skipping"], COLORS_OF["chess"]]
     )
     assert a[0].get_linestyle() != a[2].get_linestyle()
+
+
+def test_a_ladder_draws_itself_whatever_was_imported():
+    code = "from softprompt_nb.evaluation.distance.measures import Ladder; "
+    code += "print(Ladder.from_losses({0: 3.0, 1: 1.0}).plot().get_ylabel())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "loss (nats per token)" in done.stdout
 
 
 def test_single_ladders_and_vectors():
@@ -95,9 +105,9 @@ def test_curves_name_every_line_and_count_their_vectors():
 
 
 def test_the_gap_of_a_family_is_the_one_that_is_drawn():
-    l = lad("chess", 0.4)
-    own, common = (plot_families([l], floor=f).get_legend().get_texts()[0].get_text() for f in (None, 0.0))
-    assert f"gap {l.gap().value:.2f} nats" in own and f"gap {l.mean[0]:.2f} nats" in common
+    chess = lad("chess", 0.4)
+    own, common = (plot_families([chess], floor=f).get_legend().get_texts()[0].get_text() for f in (None, 0.0))
+    assert f"gap {chess.gap().value:.2f} nats" in own and f"gap {chess.mean[0]:.2f} nats" in common
 
 
 def test_sizes_beyond_the_ladder_are_drawn_above_it():
@@ -107,7 +117,7 @@ def test_sizes_beyond_the_ladder_are_drawn_above_it():
     lads = {("code", t): lad("planted", end, i) for i, (t, end) in enumerate(zip(tags, (0.2, 0.4, 0.6, 0.97, 0.99)))}
     cal = Calibration(lads, pd.DataFrame([dict(skill="code", name=t, share=FREQUENCIES[t]) for t in tags]))
     for reading in ("S", "C90", "area", "C(.5)"):
-        assert max(y for l in cal.plot(reading).lines for y in np.atleast_1d(l.get_ydata())) <= 16
+        assert max(y for line in cal.plot(reading).lines for y in np.atleast_1d(line.get_ydata())) <= 16
     assert [t.get_text() for t in cal.plot("S").get_yticklabels()] == ["0", "1", "4", ">4"]
     with pytest.raises(ValueError, match="reading='X'"):
         cal.plot("X")
@@ -129,7 +139,7 @@ def test_readings_hold_counts_and_intervals():
     r = lad("chess").saturation()
     assert (
         t.loc["chess 0.5", ["items", "seeds"]].tolist() == [12, 2]
-        and t.loc["chess 0.5", "S"] == f"{r.label} [{r._word(r.low)}, {r._word(r.high)}]"
+        and t.loc["chess 0.5", "S"] == f"{r.label} [{r.word(r.low)}, {r.word(r.high)}]"
     )
     assert (
         t.loc["published", "S"] == ">4"

@@ -98,25 +98,11 @@ def test_ladders_of_a_real_model_look_as_the_paper_s_do():
         load_lm(stories),
         [t.strip() for t in tinystories.read_text(encoding="utf-8").split("<|endoftext|>")[:300]],
     )
-    run = dict(
-        sizes=(0, 1, 4, 16),
-        seeds=1,
-        rates=(0.5,),
-        steps=120,
-        batch_size=8,
-        train=500,
-        valid=16,
-        test=48,
-        progress=False,
-    )
-    one, four, skip = (
-        ladder(lm, c, **run).mean
-        for c in (
-            repetition("she", texts=texts, length=32),
-            repetition("the little girl", texts=texts, length=32),
-            skipping(4, texts, 32),
-        )
-    )
+    run = dict(sizes=(0, 1, 4, 16), seeds=1, rates=(0.5,), steps=120, batch_size=8, progress=False)
+    rows = dict(train=500, valid=16, test=48)
+    one = ladder(lm, repetition("she", texts=texts, length=32), **run, **rows).mean
+    four = ladder(lm, repetition("the little girl", texts=texts, length=32), **run, **rows).mean
+    skip = ladder(lm, skipping(4, texts, 32), **run, **rows).mean
     assert one[2] < 0.05 * one[0] and one[3] < 0.1  # a string of one token: near zero from four vectors on
     assert four[2] > 0.1 * four[0] > 10 * one[3]  # a longer one is not
     assert skip[0] - skip[1] > 1 and (skip[1:] > 2).all()  # skipping gains at once, and stays far from zero

@@ -6,15 +6,27 @@
 __all__ = ['PUBLISHED', 'PAPER_LADDERS', 'published', 'saturation_table', 'small_normal', 'paper_capabilities', 'paper_ladder']
 
 # %% ../../nbs/studies/published.ipynb #c003
-from ..evaluation.distance.capabilities import chess, pathfinding, plain_text, repetition, skipping
-from ..evaluation.distance.ladder import NET_LR, ladder
+from collections.abc import Sequence
+from typing import Any
+
+from softprompt_nb.evaluation.distance.capabilities import (
+    Capability,
+    Texts,
+    chess,
+    pathfinding,
+    plain_text,
+    repetition,
+    skipping,
+)
+from ..evaluation.distance.ladder import ladder
 from ..evaluation.distance.measures import Ladder
+from ..evaluation.distance.rungs import NET_LR
+from ..lm import FrozenLM
 
 import pandas as pd
 import torch
 
 # %% ../../nbs/studies/published.ipynb #c004
-_SHORT, _LONG = (0, 1, 4, 16, 64), (0, 1, 4, 16, 64, 256, 512, 1024)
 _PROMPTED = """
 repeat pee, 70m : 19.15 1.8106 .0004 .0002 .0000
 repeat pee, 160m : 23.50 .1769 .0007 .0000 .0000
@@ -33,8 +45,6 @@ chess, 160m : 2.4016 1.6615 1.4108 1.2038 1.0122 .9441 .9215 .9101
 detune, chat : 2.3342 2.3535 2.3071 2.2958 2.2935
 detune, base : 2.3097 2.3423 2.2916 2.2863 2.2848
 """
-
-# %% ../../nbs/studies/published.ipynb #c005
 _TEXTS = """
 skip 1, 70m : 12.07 9.2384 8.7644 8.5028 8.1775
 skip 1, 160m : 11.50 8.3709 7.7071 7.5561 8.3055
@@ -59,10 +69,16 @@ text Pile, 1b : 2.4272 2.5024 2.5014 2.5005 2.5004
 """
 
 # %% ../../nbs/studies/published.ipynb #c006
+_SIZES = (0, 1, 4, 16, 64, 256, 512, 1024)
+
+
 def _read(text):
     "Name -> size -> loss."
-    lines = [l.split(" : ") for l in text.strip().splitlines()]
-    return {name: dict(zip(_LONG, map(float, losses.split()))) for name, losses in lines}
+    ladders = {}
+    for line in text.strip().splitlines():
+        name, losses = line.split(" : ")
+        ladders[name] = dict(zip(_SIZES, map(float, losses.split())))
+    return ladders
 
 
 PUBLISHED = _read(_PROMPTED) | _read(_TEXTS)
@@ -75,30 +91,32 @@ def published(
     if name not in PUBLISHED:
         raise ValueError(f"no published ladder {name!r}; there are {'; '.join(PUBLISHED)}.")
     what, model = name.rsplit(", ", 1)
-    return Ladder.from_losses(PUBLISHED[name], what, model, family=what.split()[0])
+    family = what.split()[0]
+    return Ladder.from_losses(PUBLISHED[name], what, model, family=family)
 
 # %% ../../nbs/studies/published.ipynb #c008
 def saturation_table(
-    names=None,  # of `PUBLISHED`; None: all
-    eps_grid=(0.01, 0.02, 0.05, 0.1),  # nats
+    names: Sequence[str] | None = None,  # of `PUBLISHED`; None: all
+    eps_grid: Sequence[float] = (0.01, 0.02, 0.05, 0.1),  # nats
 ) -> pd.DataFrame:
     "Saturation of published ladders at several thresholds, and the area over the raw losses."
-    lads = {name: published(name) for name in names or PUBLISHED}
-    return pd.DataFrame(
-        {
-            name: {f"eps {e:g}": l.saturation(e).label for e in eps_grid} | dict(area=round(l.area(raw=True).value, 3))
-            for name, l in lads.items()
-        }
-    ).T
+    rows = {}
+    for name in names or PUBLISHED:
+        lad = published(name)
+        row = {f"eps {eps:g}": lad.saturation(eps).label for eps in eps_grid}
+        area = lad.area(raw=True)
+        rows[name] = row | dict(area=round(area.value, 3))
+    return pd.DataFrame(rows).T
 
 # %% ../../nbs/studies/published.ipynb #c013
 def small_normal(
-    lm,  # the model
-    n,  # number of vectors
-    seed,  # of the draw
-):
+    lm: FrozenLM,  # the model
+    n: int,  # number of vectors
+    seed: int,  # of the draw
+) -> torch.Tensor:  # (n, d)
     "The start of the paper's detuning: N(0, .1) in each coordinate."
-    return 0.1 * torch.randn(n, lm.d_model, generator=torch.Generator().manual_seed(seed))
+    rng = torch.Generator().manual_seed(seed)
+    return 0.1 * torch.randn(n, lm.d_model, generator=rng)
 
 
 _PYTHIA = tuple(f"EleutherAI/pythia-{size}-deduped" for size in ("70m", "160m", "410m", "1b"))
@@ -113,8 +131,8 @@ _ADAM = dict(
     length=256,
 )
 PAPER_LADDERS = dict(
-    text=_ADAM
-    | dict(steps=1536, batch_size=32, models=_PYTHIA),  # the code's steps; the logs of the published runs have 2048
+    # the code's steps; the logs of the published runs have 2048
+    text=_ADAM | dict(steps=1536, batch_size=32, models=_PYTHIA),
     detune=_ADAM
     | dict(
         steps=2048,
@@ -144,15 +162,23 @@ PAPER_LADDERS = dict(
 )
 
 # %% ../../nbs/studies/published.ipynb #c014
-def paper_capabilities(
-    experiment: str,  # one of `PAPER_LADDERS`
-    texts=None,  # for text, detune, repetition, skipping: a list of texts, or a function from a split to texts
-    games=None,  # for chess: games with moves and ratings
-) -> list:
-    "The capabilities of an experiment of the paper; raises ValueError for an unknown one, or without the texts or games that it needs."
+def _settings(experiment: str) -> dict:
+    "Settings of an experiment; raises ValueError for an unknown one."
     if experiment not in PAPER_LADDERS:
         raise ValueError(f"no experiment {experiment!r}; there are {', '.join(PAPER_LADDERS)}.")
-    c = PAPER_LADDERS[experiment]
+    return PAPER_LADDERS[experiment]
+
+
+def paper_capabilities(
+    experiment: str,  # one of `PAPER_LADDERS`
+    texts: Texts = None,  # for text, detune, repetition, skipping: a list of texts, or a function from a split to texts
+    games: Sequence[dict] | None = None,  # for chess: games with moves and ratings
+) -> list[Capability]:
+    """The capabilities of an experiment of the paper.
+
+    Raises ValueError for an unknown one, or without the texts or games that it needs."""
+    settings = _settings(experiment)
+    length = settings["length"]
     if experiment == "pathfinding":
         return [pathfinding(conditioned=True, longest=63)]
     if experiment == "chess":
@@ -160,26 +186,29 @@ def paper_capabilities(
             raise ValueError(
                 "chess needs games= with moves and ratings, such as those of a month of database.lichess.org."
             )
-        return [chess(games=games, conditioned=True, plies=10_000, length=c["length"])]
+        return [chess(games=games, conditioned=True, plies=10_000, length=length)]
     if texts is None:
         raise ValueError(f"{experiment} needs texts=: a list of texts, or a function from a split to texts.")
     if experiment == "repetition":
-        return [repetition(s, texts=texts, length=c["length"]) for s in c["strings"]]
+        return [repetition(string, texts=texts, length=length) for string in settings["strings"]]
     if experiment == "skipping":
-        return [skipping(k, texts, c["length"]) for k in c["skips"]]
-    return [plain_text(texts, c["length"], name=experiment)]
+        return [skipping(k, texts, length) for k in settings["skips"]]
+    return [plain_text(texts, length, name=experiment)]
 
-
+# %% ../../nbs/studies/published.ipynb #c014b
 def paper_ladder(
-    lm,  # a model, see `PAPER_LADDERS[experiment]['models']`
+    lm: FrozenLM,  # a model, see `PAPER_LADDERS[experiment]['models']`
     experiment: str,  # one of `PAPER_LADDERS`
-    capability,  # one of `paper_capabilities`
-    **changes,  # arguments of `ladder` that should differ, such as store=, seeds=, sizes=
+    capability: Capability,  # one of `paper_capabilities`
+    **changes: Any,  # arguments of `ladder` that should differ, such as store=, seeds=, sizes=
 ) -> Ladder:
-    "One ladder of the paper with its settings; every argument of `ladder` can be changed. Raises ValueError for an unknown experiment."
-    if experiment not in PAPER_LADDERS:
-        raise ValueError(f"no experiment {experiment!r}; there are {', '.join(PAPER_LADDERS)}.")
-    c = {k: v for k, v in PAPER_LADDERS[experiment].items() if k not in ("models", "strings", "skips", "length", "lr")}
-    relative = NET_LR if c.get("kind") else lm.scale  # rates of `ladder` are relative, the paper's is not
-    many = dict(train=20_000, valid=256, test=1024, rates=(PAPER_LADDERS[experiment]["lr"] / relative,))
-    return ladder(lm, capability, **(c | many | changes))
+    """One ladder of the paper with its settings; every argument of `ladder` can be changed.
+
+    Raises ValueError for an unknown experiment."""
+    settings = dict(_settings(experiment))
+    for about in ("models", "strings", "skips", "length"):
+        settings.pop(about, None)
+    relative = NET_LR if settings.get("kind") else lm.scale  # rates of `ladder` are relative, the paper's is not
+    rate = settings.pop("lr") / relative
+    rows = dict(train=20_000, valid=256, test=1024)
+    return ladder(lm, capability, **(settings | rows | dict(rates=(rate,)) | changes))
