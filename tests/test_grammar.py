@@ -1,4 +1,4 @@
-"""The grammar: tasks that do what their names say, checkers that can tell, and splits that hold out what they claim to."""
+"""The grammar: tasks that do what their names say, checkers that can tell, and splits that hold out what they claim."""
 
 import pickle
 import random
@@ -17,7 +17,7 @@ ONE_PER_OPERATION = [G.grammar(operation=o)[0].name for o in G.COMPOSABLE]
 
 
 def domain(task):
-    return G.DOMAINS[G.COMPOSABLE[task.operation].domain]
+    return G.INPUT_DOMAINS[G.COMPOSABLE[task.operation].domain]
 
 
 # size and names
@@ -25,17 +25,17 @@ def domain(task):
 
 def test_counts():
     n = Counter(t.split for t in TASKS)
-    assert len(TASKS) >= 600 and n["train"] >= 400 and n["composition"] >= 60 and min(n[s] for s in G.SPLITS) > 20
+    assert len(TASKS) >= 600 and n["train"] >= 400 and n["composition"] >= 60 and min(n[s] for s in G.TASK_SPLITS) > 20
     open_combinations = n["train"] + n["composition"] + n["validation"]
     assert 0.12 < n["composition"] / open_combinations < 0.18 and 0.06 < n["validation"] / open_combinations < 0.1
-    assert 6 <= len(G.FORMATS) <= 8 and len(G.HELD_OPERATIONS) == 4
+    assert 6 <= len(G.ANSWER_STYLES) <= 8 and len(G.HELD_OPERATIONS) == 4
 
 
 def test_table_counts_the_tasks():
     by_split, by_form = G.grammar_table(), G.grammar_table("format")
     assert by_split.loc["all", "all"] == by_form.loc["all", "all"] == len(TASKS)
     assert by_split.loc["rotate", "operation"] == 8 and by_form.loc["pick", "commas"] == 0
-    assert all(by_split.loc[o, s] == len(G.grammar(s, o)) for o in G.COMPOSABLE for s in G.SPLITS)
+    assert all(by_split.loc[o, s] == len(G.grammar(s, o)) for o in G.COMPOSABLE for s in G.TASK_SPLITS)
 
 
 def test_names_and_instructions_are_unique():
@@ -49,7 +49,7 @@ def test_names_and_instructions_are_unique():
 
 def test_an_instruction_is_made_of_two_sentences():
     for t in TASKS:
-        first, second = G.COMPOSABLE[t.operation].say(t.words), G.FORMATS[t.format].phrases[0]
+        first, second = G.COMPOSABLE[t.operation].say(t.words), G.ANSWER_STYLES[t.format].phrases[0]
         assert t.instruction() == f"{first} {second}" and "{" not in t.instruction() and "%" not in t.instruction()
         assert all(w in t.instruction().split() for w in t.words if w not in G.PLACES)
 
@@ -66,7 +66,7 @@ def test_text_is_one_piece_per_word():
 
 
 def test_splits_are_disjoint_and_complete():
-    names = [{t.name for t in G.grammar(s)} for s in G.SPLITS]
+    names = [{t.name for t in G.grammar(s)} for s in G.TASK_SPLITS]
     assert sum(map(len, names)) == len(set().union(*names)) == len(TASKS)
 
 
@@ -226,7 +226,7 @@ def test_known_answers(name, text, answer):
 
 def test_no_two_tasks_behave_the_same():
     rng, seen = random.Random(2), {}
-    inputs = {id(d): [d.ask(d.draw(rng)) for _ in range(40)] for d in G.DOMAINS.values()}
+    inputs = {id(d): [d.ask(d.draw(rng)) for _ in range(40)] for d in G.INPUT_DOMAINS.values()}
     for t in TASKS:
         told = (id(domain(t)), *map(t.solve, inputs[id(domain(t))]))
         assert told not in seen, (t.name, seen[told])
@@ -235,7 +235,7 @@ def test_no_two_tasks_behave_the_same():
 
 def test_labels_are_balanced():
     rng = random.Random(3)
-    for name in G.QUESTIONS:
+    for name in G.TASK_QUESTIONS:
         t = G.composed(f"{name}.yes.no.plain")
         share = sum(t.draw(rng).target == " yes" for _ in range(2000)) / 2000
         assert 0.4 < share < 0.65, (name, share)
@@ -394,6 +394,6 @@ def test_any_task_keeps_to_what_may_be_trained(seed):
 
 
 def test_any_task_has_the_words_of_no_list():
-    drawn = [G.any_task(random.Random(i), tuple(G.QUESTIONS), ("plain",)) for i in range(400)]
+    drawn = [G.any_task(random.Random(i), tuple(G.TASK_QUESTIONS), ("plain",)) for i in range(400)]
     labels = Counter(t.words for t in drawn)
     assert {t.format for t in drawn} == {"plain"} and 0.25 < labels["yes", "no"] / 400 < 0.45 and len(labels) > 200
