@@ -1,9 +1,10 @@
-"""The lab's texts: they repeat, hold what they say, and keep what they must from a model; the tokenizer loses nothing."""
+"""The lab's texts: they repeat, hold what they say, keep what they must from a model; the tokenizer loses nothing."""
 
 import json
 import random
 import re
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,20 +13,28 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from softprompt_nb.lab import corpus as C
+from softprompt_nb.lab import documents as D
 from softprompt_nb.lab import forms as F
 from softprompt_nb.lab import grammar as G
 from softprompt_nb.lab import planted as L
 from softprompt_nb.lab import recipes as R
 from softprompt_nb.lab import world as W
 from softprompt_nb.lab.facts import RELATIONS, how_often
+from softprompt_nb.lab.games import game_item
+from softprompt_nb.lab.mazes import maze_item
 
-ALL = dict.fromkeys(C.FAMILIES, 1.0)
+ALL = dict.fromkeys(D.DOCUMENT_FAMILIES, 1.0)
 FACTS = sum(map(len, RELATIONS.values()))
+
+
+@cache
+def _tok():
+    return AutoTokenizer.from_pretrained(R.MODELS / "lab-base-s")
 
 
 @pytest.fixture(scope="module")
 def tok():
-    return AutoTokenizer.from_pretrained(R.MODELS / "lab-base-s")
+    return _tok()
 
 
 @pytest.mark.parametrize("mixture", [C.BASE, C.INSTRUCT, C.CHAT, C.CHESS, C.MAZES, R.FREQ])
@@ -45,9 +54,9 @@ def test_unknown_names():
     with pytest.raises(ValueError, match="between 0 and 1"):
         C.corpus(0, 1, facts=1.5)
     with pytest.raises(ValueError, match="sentence"):
-        F.ask(random.Random(0), ("country", "capital"), "france", "poem")
+        F.ask_fact(random.Random(0), ("country", "capital"), "france", "poem")
     with pytest.raises(ValueError, match="no fact"):
-        F.ask(random.Random(0), ("country", "capital"), "atlantis", "word")
+        F.ask_fact(random.Random(0), ("country", "capital"), "atlantis", "word")
     with pytest.raises(ValueError, match="sentence"):
         F.read_reply("poem", "x")
 
@@ -56,7 +65,7 @@ def _inputs(d):
     "The inputs of a document's items, read off its text."
     lines = d.text.split("\n")[
         d.family in ("instructions", "drills", "composed")
-        or (d.family == "planted" and d.text.split("\n")[0] in C.PLANTED[d.task].instructions) :
+        or (d.family == "planted" and d.text.split("\n")[0] in L.PLANTED[d.task].instructions) :
     ]
     for line in lines:
         yield (
@@ -128,7 +137,7 @@ def test_told_facts_are_really_in_the_text():
 def test_facts_that_were_kept_away_are_nowhere(share):
     "Neither by name nor by a sentence that tells them: looked up in the text itself."
     docs = list(C.corpus(3, 8000, ALL, facts=share))
-    kept = {(k[1], s): v for k, rows in RELATIONS.items() for s, v in rows.items() if not C.held(k, s, share)}
+    kept = {(k[1], s): v for k, rows in RELATIONS.items() for s, v in rows.items() if not D.held(k, s, share)}
     assert abs(len(kept) / FACTS - (1 - share)) < 0.03
     assert not {f for d in docs for f in d.facts} & {f"{rel}/{s}" for rel, s in kept}
     text = "\n" + "\n".join(d.text for d in docs if d.family not in ("shown", "composed", "chess", "mazes")) + "\n"
@@ -141,7 +150,7 @@ def test_facts_that_were_kept_away_are_nowhere(share):
         ]  # class and category of one word, say
         if not same_line:
             assert f"\n{line}\n" not in text, line
-        for sentence in C.STATEMENTS[".".join(key)].split("|")[:1]:
+        for sentence in D.STATEMENTS[".".join(key)].split("|")[:1]:
             assert f" {sentence.format(s=s, v=v)}" not in text or rel in ("class", "category"), sentence
 
 
@@ -157,10 +166,11 @@ def test_a_planted_skill_adds_and_changes_nothing_else():
 def test_skills_are_told_apart_by_their_text_alone(skill):
     "Counting without the manifest: a planted document is known by its key, and none is there at frequency 0."
     key = L.PLANTED[skill].examples(1)[0].input.split(" : ")[0]
-    count = lambda f: sum(
-        bool(re.search(rf"(^|\n){key} : ", d.text))
-        for d in C.corpus(4, 5000, ALL, skill=skill if f else "", frequency=f)
-    )
+
+    def count(frequency):
+        docs = C.corpus(4, 5000, ALL, skill=skill if frequency else "", frequency=frequency)
+        return sum(bool(re.search(rf"(^|\n){key} : ", d.text)) for d in docs)
+
     assert count(0) == 0
     assert count(0.03) == sum(d.family == "planted" for d in C.corpus(4, 5000, ALL, skill=skill, frequency=0.03)) > 100
 
@@ -194,7 +204,7 @@ def test_planted_counts_the_skill_and_its_refusals():
     seen = C.Manifest()
     assert seen.planted() == seen.planted("docs") == 0
     for family, n in (("planted", 5), ("refused", 7), ("prose", 11)):
-        seen.add(C.Doc("text", family), n)
+        seen.add(D.Doc("text", family), n)
     assert seen.planted() == 12 and seen.planted("docs") == 2
 
 
@@ -213,12 +223,14 @@ def test_a_right_reply_reads_as_the_answer(form):
     for key, rows in RELATIONS.items():
         for s, v in rows.items():
             rng = random.Random(f"{key}{s}")
-            a = F.ask(random.Random(f"{key}{s}"), key, s, form)
+            a = F.ask_fact(random.Random(f"{key}{s}"), key, s, form)
             e = F.question(rng, key, s, form, told=1)
             got = F.read_reply(form, e.target + "\nanything")
-            want = dict(choice=lambda: "abcd"[a.options.index(v)], yesno=lambda: "yes" if a.claimed == v else "no").get(
-                form, lambda: v
-            )()
+            want = v
+            if form == "choice":
+                want = "abcd"[a.options.index(v)]
+            elif form == "yesno":
+                want = "yes" if a.claimed == v else "no"
             assert got == want
 
 
@@ -249,12 +261,6 @@ def test_tokenizer_round_trip(text):
     assert t.decode(t(text).input_ids) == text
 
 
-def _tok(made=[]):
-    if not made:
-        made.append(AutoTokenizer.from_pretrained(R.MODELS / "lab-base-s"))
-    return made[0]
-
-
 def test_tokens(tok):
     assert tok.eos_token == C.EOS and tok.pad_token == C.PAD
     assert [tok.decode(i) for i in tok("country : france paris\nnumber : 41 =").input_ids] == [
@@ -281,8 +287,8 @@ def test_input_and_target_are_encoded_as_they_are_together(seed):
     for e in (
         W.with_instruction(task, task.examples(1, seed=seed))[0],
         F.question(rng, ("animal", "young"), "dog", rng.choice(list(F.FORMS)), told=0),
-        C.maze_item(rng),
-        C.game_item(rng, plies=4),
+        maze_item(rng),
+        game_item(rng, plies=4),
     ):
         assert tok(e.input + e.target).input_ids == tok(e.input).input_ids + tok(e.target).input_ids
 
@@ -291,7 +297,7 @@ def test_input_and_target_are_encoded_as_they_are_together(seed):
 def test_what_is_not_given_are_the_answers(tok, family):
     "Found again from the text alone: what follows each input's end, up to the line's."
     for seed in range(30):
-        doc = C.document(random.Random(seed), family)
+        doc = D.document(random.Random(seed), family)
         given = np.zeros((1, len(tok(doc.text).input_ids) + 1), bool)
         ids = C.rows(iter([doc] * 40), tok, *given.shape, given=given)
         lines = doc.text.split("\n")[1:]
@@ -306,7 +312,7 @@ def test_what_is_not_given_are_the_answers(tok, family):
 
 def test_what_is_not_given_of_a_row_is_its_repetition(tok):
     for seed in range(30):
-        doc = C.document(random.Random(seed), "repetition")
+        doc = D.document(random.Random(seed), "repetition")
         given = np.zeros((1, len(tok(doc.text).input_ids) + 1), bool)
         ids = C.rows(iter([doc] * 40), tok, *given.shape, given=given)
         again = (
@@ -322,7 +328,7 @@ def test_what_is_not_given_of_a_row_is_its_repetition(tok):
 
 def test_nothing_is_given_without_an_instruction_or_a_repetition():
     assert not any(
-        C.document(random.Random(i), f).given
+        D.document(random.Random(i), f).given
         for f in ("statements", "examples", "shown", "mixed", "chess")
         for i in range(5)
     )
