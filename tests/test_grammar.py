@@ -4,13 +4,13 @@ import pickle
 import random
 from collections import Counter
 
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from softprompt_nb.lab import grammar as G
 from softprompt_nb.lab import world as W
 from softprompt_nb.lab.facts import RELATIONS
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 TASKS = list(G.GRAMMAR.values())
 ONE_PER_OPERATION = [G.grammar(operation=o)[0].name for o in G.COMPOSABLE]

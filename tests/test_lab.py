@@ -3,13 +3,13 @@
 import random
 import re
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from softprompt_nb.data import Example
 from softprompt_nb.lab import facts as F
 from softprompt_nb.lab import world as W
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 

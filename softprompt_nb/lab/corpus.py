@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 
+from .documents import DOCUMENT_FAMILIES, Doc, World, document, planted, world
+from .planted import PLANTED
+from ..patching import patch
+
 import numpy as np
 import pandas as pd
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
-
-from .documents import DOCUMENT_FAMILIES, Doc, World, document, planted, world
-from .planted import PLANTED
-from ..patching import patch
 
 # %% ../../nbs/lab/corpus.ipynb #c020
 BASE = dict(

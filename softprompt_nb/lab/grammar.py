@@ -19,11 +19,11 @@ from functools import partial
 from itertools import permutations, product
 from zlib import crc32
 
-import pandas as pd
-
 from ..data import Example
 from .facts import RELATIONS, read_entries
 from .world import BAD, COMMON, DRAWS, GOOD, OPERATIONS, Task, review
+
+import pandas as pd
 
 # %% ../../nbs/lab/grammar.ipynb #c006
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import pandas as pd
-
 import softprompt_nb.lab
 from .corpus import BASE, CHAT, CHESS, INSTRUCT, MAZES, corpus
 from .documents import Doc
 from .planted import FREQUENCIES, PLANTED
 from ..patching import patch
+
+import pandas as pd
 
 # %% ../../nbs/lab/recipes.ipynb #c005
 @dataclass(frozen=True)
