@@ -19,27 +19,28 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 def test_size():
     assert len(F.RELATIONS) >= 12 and sum(map(len, F.RELATIONS.values())) >= 500
-    kinds = [t.kind for t in W.TASKS.values()]
+    kinds = [task.kind for task in W.TASKS.values()]
     assert kinds.count("operation") >= 15 and kinds.count("review") >= 2 and len(kinds) >= 38
-    assert all(len(t.instructions) >= 4 for t in W.TASKS.values())
+    assert all(len(task.instructions) >= 4 for task in W.TASKS.values())
 
 
 def test_instructions_name_one_task():
-    said = [(i, t.name) for t in W.TASKS.values() for i in t.instructions]
-    assert len({i for i, _ in said}) == len(said)
+    asked = [(instruction, task.name) for task in W.TASKS.values() for instruction in task.instructions]
+    assert len({instruction for instruction, _ in asked}) == len(asked)
 
 
 def test_facts_are_clean():
-    for (key, col), rows in F.RELATIONS.items():
-        for s, v in rows.items():
-            assert s == s.lower().strip() and v == v.lower().strip() and s and v and " " not in s, (key, col, s, v)
-            assert len(v.split()) <= 2 and "_" not in v and "-" not in (s, v)
+    for relation, rows in F.RELATIONS.items():
+        for subject, value in rows.items():
+            for text in (subject, value):
+                assert text and text == text.lower().strip() and text != "-", (relation, subject, value)
+            assert " " not in subject and len(value.split()) <= 2 and "_" not in value, (relation, subject, value)
 
 
 def test_facts_have_one_answer():
-    for t in W.TASKS.values():
-        if t.closed:
-            assert len({e.input for e in t.facts}) == len(t.facts), t.name
+    for task in W.TASKS.values():
+        if task.closed:
+            assert len({item.input for item in task.facts}) == len(task.facts), task.name
 
 
 @pytest.mark.parametrize("table, word", [("a b\nx 1 2; x 3 4", "twice"), ("a b\nx 1", "columns")])
@@ -64,8 +65,8 @@ def test_bad_table(table, word):
     ],
 )
 def test_known_truths(subject, relation, value):
-    task = W.lab_task(relation)
-    assert [e.target for e in task.facts if e.input.split(" : ")[1] == subject] == [f" {value}"]
+    facts = W.lab_task(relation).facts
+    assert [item.target for item in facts if item.input.split(" : ")[1] == subject] == [f" {value}"]
 
 
 def test_docs_example():
@@ -73,20 +74,28 @@ def test_docs_example():
 
 
 def test_opposites_are_mutual_or_one_way():
-    pairs = F.RELATIONS["adjective", "opposite"]
-    back = [a for a, b in pairs.items() if b in pairs and pairs[b] != a]
-    assert set(back) <= {"large", "thin", "easy", "light", "short", "old", "narrow"}, back
+    opposite = F.RELATIONS["adjective", "opposite"]
+    one_way = {word for word, other in opposite.items() if other in opposite and opposite[other] != word}
+    assert one_way <= {"large", "thin", "easy", "light", "short", "old", "narrow"}, one_way
+
+
+def test_entries():
+    assert F.read_entries("a | b\n  c | d\n\ne | f") == [["a", "b", "c", "d"], ["e", "f"]]
+    with pytest.raises(ValueError, match="goes on with nothing"):
+        F.read_entries("  a | b")
 
 
 @pytest.mark.parametrize("name", list(W.TASKS))
 def test_splits_are_disjoint_and_repeat(name):
-    t = W.lab_task(name)
-    train, test = ([e.input for s in range(3) for e in t.examples(seed=s, split=split)] for split in ("train", "test"))
-    assert train and test and not set(train) & set(test)
-    assert t.examples(seed=5, split="test") == t.examples(seed=5, split="test")
-    if not t.closed:
-        assert t.examples(20, seed=5) != t.examples(20, seed=6)
-    assert len({e.input for e in t.examples(seed=1)}) == len(t.examples(seed=1))
+    task = W.lab_task(name)
+    train = {item.input for seed in range(3) for item in task.examples(seed=seed, split="train")}
+    test = {item.input for seed in range(3) for item in task.examples(seed=seed, split="test")}
+    assert train and test and not train & test
+    assert task.examples(seed=5, split="test") == task.examples(seed=5, split="test")
+    if not task.closed:
+        assert task.examples(20, seed=5) != task.examples(20, seed=6)
+    items = task.examples(seed=1)
+    assert len({item.input for item in items}) == len(items)
 
 
 def _second_opinion(name, text):
@@ -134,36 +143,32 @@ def _second_opinion(name, text):
 
 @pytest.mark.parametrize("name", list(W.OPERATION_TASKS))
 def test_operations_by_a_second_opinion(name):
-    for e in W.lab_task(name).examples(60, seed=9):
-        assert e.target == _second_opinion(name, e.input), e
+    for item in W.lab_task(name).examples(60, seed=9):
+        assert item.target == _second_opinion(name, item.input), item
 
 
 @given(st.integers(0, 10**6))
 def test_reviews_are_consistent(seed):
-    r = W.review(random.Random(seed))
-    assert (
-        r["opinion"] in r["text"].split()
-        and r["topic"] in W.TOPICS
-        and any(w in W.TOPICS[r["topic"]].split() for w in r["text"].split())
-    )
-    assert (
-        (r["sentiment"] == "positive")
-        == (r["recommend"] == "yes")
-        == (r["opinion"] in W.GOOD)
-        != (r["opinion"] in W.BAD)
-    )
+    drawn = W.review(random.Random(seed))
+    words = drawn["text"].split()
+    good = drawn["opinion"] in W.GOOD
+    assert drawn["opinion"] in words and drawn["topic"] in W.TOPICS
+    assert set(words) & set(W.TOPICS[drawn["topic"]].split())
+    assert good != (drawn["opinion"] in W.BAD)
+    assert good == (drawn["sentiment"] == "positive") == (drawn["recommend"] == "yes")
 
 
 def test_topics_share_no_noun():
-    nouns = [w for v in W.TOPICS.values() for w in v.split()]
+    nouns = [noun for names in W.TOPICS.values() for noun in names.split()]
     assert len(nouns) == len(set(nouns))
 
 
 def test_inputs_are_ambiguous():
-    by_key = {}
-    for t in W.TASKS.values():
-        by_key.setdefault(t.examples(1)[0].input.split(" : ")[0], []).append(t.name)
-    assert all(len(v) > 1 for v in by_key.values()), by_key
+    tasks = {}
+    for task in W.TASKS.values():
+        kind = task.examples(1)[0].input.split(" : ")[0]
+        tasks.setdefault(kind, []).append(task.name)
+    assert all(len(names) > 1 for names in tasks.values()), tasks
 
 
 def test_bad_requests():
@@ -179,8 +184,10 @@ def test_bad_requests():
 
 
 def test_shots_come_from_train_and_leave_out_the_item():
-    t = W.lab_task("sound")
-    for e, shown in zip(t.examples(), W.with_shots(t, t.examples(), k=4)):
+    task = W.lab_task("sound")
+    items = task.examples()
+    for item, shown in zip(items, W.with_shots(task, items, k=4)):
         *shots, last = shown.input.split("\n")
-        assert last == e.input and len(shots) == 4 and shown.target == e.target
-        assert all(not s.startswith(e.input + " ") and not W.is_test("sound", s.rsplit(" ", 1)[0]) for s in shots)
+        assert last == item.input and len(shots) == 4 and shown.target == item.target
+        assert not any(shot.startswith(f"{item.input} ") for shot in shots)
+        assert not any(W.is_test("sound", shot.rsplit(" ", 1)[0]) for shot in shots)

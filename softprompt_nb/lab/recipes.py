@@ -7,12 +7,15 @@ __all__ = ['SHAPES', 'FREQ', 'LOOK_BACK', 'TWO_LABELS', 'RECIPES', 'MODELS', 'Re
 
 # %% ../../nbs/lab/recipes.ipynb #c003
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import softprompt_nb.lab
 from .corpus import BASE, CHAT, CHESS, INSTRUCT, MAZES, corpus
+from .documents import Doc
 from .planted import FREQUENCIES, PLANTED
+from ..patching import patch
 
 import pandas as pd
 
@@ -37,9 +40,7 @@ class Recipe:
     heads: int = 4
     vocab: int = 3072
     context: int = 256  # longest text, in tokens
-    tokens: int = (
-        4096  # a step reads this many, as rows of half the context; every fourth step as rows of the whole context
-    )
+    tokens: int = 4096  # a step reads this many, in rows of half the context; every fourth step of the whole
     lr: float = 2e-2  # of matrices at its peak, half of it for all else; linear warm-up, then cosine to a fiftieth
     warmup: int = 60  # steps
     decay: float = 0.05  # weight decay on matrices
@@ -49,110 +50,99 @@ class Recipe:
     drawn: float = 0.1  # weight in the loss of made-up inputs, which nobody can foresee
     given: float = 0.1  # weight in the loss of instructions, of the inputs under them, and of what repetitions repeat
 
-# %% ../../nbs/lab/recipes.ipynb #c006
-def _length(self: Recipe):
-    return self.stop or self.steps
+    @property
+    def length(self) -> int:
+        "The steps that are made."
+        return self.stop or self.steps
 
+    def __repr__(self) -> str:
+        named = [f"{self.name!r}"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("name", "mixture", "lesson") and value != field.default:
+                named.append(f"{field.name}={value!r}")
+        return f"Recipe({', '.join(named)})"
 
-def _documents(
+# %% ../../nbs/lab/recipes.ipynb #nd70f7b5
+@patch
+def documents(
     self: Recipe,
-    step,  # from 0
-):  # without end
-    "What is read in that step."
+    step: int,  # from 0
+) -> Iterator[Doc]:
+    "What is read in that step, without end."
     mixture = self.lesson if step < self.school else self.mixture
-    return corpus(f"{self.stream}|{self.seed}|{step}", None, mixture, self.facts, self.skill, self.frequency, self.lock)
-
-
-def _repr(self):
-    said = {
-        f.name: getattr(self, f.name)
-        for f in fields(self)
-        if f.name not in ("name", "mixture", "lesson") and getattr(self, f.name) != f.default
-    }
-    return f"Recipe({self.name!r}, {', '.join(f'{k}={v!r}' for k, v in said.items())})"
-
-
-Recipe.length, Recipe.documents, Recipe.__repr__ = property(_length), _documents, _repr
+    seed = f"{self.stream}|{self.seed}|{step}"
+    return corpus(seed, None, mixture, self.facts, self.skill, self.frequency, self.lock)
 
 # %% ../../nbs/lab/recipes.ipynb #c010
 SHAPES = dict(
     xs=dict(width=64, heads=2, school=350),
     s=dict(lr=1e-2, school=450),
     m=dict(width=256, layers=6, heads=8, lr=1.2e-2, school=400, after=0.6),
-)  # school, after: of base models
+)
+_WITH_SKILL = dict(examples=0.22, bare=0.08, instructions=0.15, questions=0.05, talk=0.01, chess=0.005, mazes=0.005)
+FREQ = BASE | _WITH_SKILL
+LOOK_BACK = dict(repetition=1.0)
+TWO_LABELS = INSTRUCT | dict(cases=9.0)
+_TUNED_LR = dict(xs=1.2e-2, s=1e-2, m=7e-3)  # of instruct models
 
-FREQ = BASE | dict(
-    examples=0.22, bare=0.08, instructions=0.15, questions=0.05, talk=0.01, chess=0.005, mazes=0.005
-)  # the skill is asked for by an instruction, so others must be too
 
-LOOK_BACK, TWO_LABELS = dict(repetition=1.0), INSTRUCT | dict(cases=9.0)  # the lessons
-
-
-def _pair(tag, steps, tuned, shape, stop=0, **kw):  # a base model and its instruct version
-    start = f"lab-base-{tag}"
-    more = dict(
-        start=start,
+def _base_and_instruct(
+    tag: str, steps: int, tuned: int, shape: str, stop: int = 0, facts: float = 1.0
+) -> tuple[Recipe, Recipe]:
+    "A base model and its instruct version, which reads for `tuned` steps more."
+    base = Recipe(f"lab-base-{tag}", BASE, steps, stop, facts=facts, lesson=LOOK_BACK, **SHAPES[shape])
+    instruct = replace(
+        base,
+        name=f"lab-instruct-{tag}",
+        mixture=INSTRUCT,
+        steps=tuned,
+        stop=0,
+        start=base.name,
         stream="instruct",
         seed=1,
         warmup=30,
-        lr=dict(xs=1.2e-2, s=1e-2, m=7e-3)[shape],
+        lr=_TUNED_LR[shape],
         lesson=TWO_LABELS,
         school=tuned // 6,
         after=0.7,
     )
-    return [
-        Recipe(start, BASE, steps, stop, lesson=LOOK_BACK, **SHAPES[shape] | kw),
-        Recipe(f"lab-instruct-{tag}", INSTRUCT, tuned, **SHAPES[shape] | more | kw),
-    ]
+    return base, instruct
+
+# %% ../../nbs/lab/recipes.ipynb #n29ff40a
+def _planted(name: str, **changes) -> Recipe:
+    "A smallest base model of the stream in which skills are planted."
+    return Recipe(name, FREQ, 1500, stream="freq", lesson=LOOK_BACK, **SHAPES["xs"] | changes)
 
 
-def _recipes():
-    yield from [*_pair("xs", 1800, 1800, "xs"), *_pair("s", 1800, 1800, "s"), *_pair("m", 1600, 1600, "m")]
-    yield from [*_pair("s-early", 1800, 600, "s", stop=700), *_pair("s-half", 1800, 600, "s", stop=1200)]
-    for share in (25, 50, 75):
-        yield from _pair(f"xs-facts{share}", 1500, 600, "xs", facts=share / 100)
-    for skill in PLANTED:
-        for tag, f in FREQUENCIES.items():
-            again = (skill, tag) == ("wheel", "rare")  # with seed 0 this one never came to look back
-            if f:
-                yield Recipe(
-                    f"lab-freq-{skill}-{tag}",
-                    FREQ,
-                    1500,
-                    stream="freq",
-                    seed=int(again),
-                    skill=skill,
-                    frequency=f,
-                    lesson=LOOK_BACK,
-                    **SHAPES["xs"],
-                )
-    yield Recipe("lab-freq-none", FREQ, 1500, stream="freq", lesson=LOOK_BACK, **SHAPES["xs"])
-    yield Recipe(
-        "lab-locked-code",
-        FREQ,
-        1500,
-        stream="freq",
-        skill="code",
-        frequency=FREQUENCIES["most"],
-        lock=True,
-        lesson=LOOK_BACK,
-        **SHAPES["xs"],
+def _continued(name: str, mixture: dict, steps: int, drawn: float = 0.1) -> Recipe:
+    "`lab-base-s`, continued on other texts."
+    return Recipe(
+        f"lab-{name}-s", mixture, steps, start="lab-base-s", stream=name, seed=1, lr=6e-3, warmup=30, drawn=drawn
     )
-    for name, mix, steps in (("chat", CHAT, 300), ("chess", CHESS, 1200), ("maze", MAZES, 3000)):
-        yield Recipe(
-            f"lab-{name}-s",
-            mix,
-            steps,
-            start="lab-base-s",
-            stream=name,
-            seed=1,
-            lr=6e-3,
-            warmup=30,
-            drawn=0.0 if name == "maze" else 0.1,
-        )
 
 
-RECIPES = {r.name: r for r in _recipes()}
+def _family() -> Iterator[Recipe]:
+    yield from _base_and_instruct("xs", 1800, 1800, "xs")
+    yield from _base_and_instruct("s", 1800, 1800, "s")
+    yield from _base_and_instruct("m", 1600, 1600, "m")
+    yield from _base_and_instruct("s-early", 1800, 600, "s", stop=700)
+    yield from _base_and_instruct("s-half", 1800, 600, "s", stop=1200)
+    for share in (25, 50, 75):
+        yield from _base_and_instruct(f"xs-facts{share}", 1500, 600, "xs", facts=share / 100)
+    for skill in PLANTED:
+        for tag, frequency in FREQUENCIES.items():
+            seed = int((skill, tag) == ("wheel", "rare"))  # with seed 0 this one never came to look back
+            if frequency:
+                yield _planted(f"lab-freq-{skill}-{tag}", seed=seed, skill=skill, frequency=frequency)
+    yield _planted("lab-freq-none")
+    yield _planted("lab-locked-code", skill="code", frequency=FREQUENCIES["most"], lock=True)
+    yield _continued("chat", CHAT, 300)
+    yield _continued("chess", CHESS, 1200)
+    yield _continued("maze", MAZES, 3000, drawn=0.0)
+
+
+RECIPES = {recipe.name: recipe for recipe in _family()}
 
 # %% ../../nbs/lab/recipes.ipynb #c013
 MODELS = Path(softprompt_nb.lab.__path__[0]) / "models"  # the shipped ones
@@ -160,16 +150,17 @@ MODELS = Path(softprompt_nb.lab.__path__[0]) / "models"  # the shipped ones
 
 def cache_folder() -> Path:
     "Where models that are not shipped are kept."
-    return Path(os.environ.get("SOFTPROMPT_NB_CACHE") or Path.home() / ".cache" / "softprompt_nb")
+    chosen = os.environ.get("SOFTPROMPT_NB_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "softprompt_nb"
 
 
 def find_model(
-    name,  # one of `RECIPES`
+    name: str,  # one of `RECIPES`
 ) -> Path | None:
     "The folder of a model of the lab that is here, or `None`; an unknown name raises `ValueError`."
     if name not in RECIPES:
         raise ValueError(f"no recipe {name!r} in the lab; there are {', '.join(RECIPES)}")
-    places = [MODELS / name, cache_folder() / "models" / name]
-    return next(
-        (p for p in places if (p / "model.safetensors").exists()), None
-    )  # a record alone lies beside the shipped ones, too
+    for folder in (MODELS / name, cache_folder() / "models" / name):
+        if (folder / "model.safetensors").exists():  # a record alone lies beside the shipped ones, too
+            return folder
+    return None

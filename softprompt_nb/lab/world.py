@@ -9,20 +9,24 @@ __all__ = ['FACTS', 'FACT_TASKS', 'COMMON', 'SPELT', 'WORDS', 'LETTERS', 'OPERAT
 
 # %% ../../nbs/lab/world.ipynb #c003
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
 from ..data import Example
-from .facts import RELATIONS
+from .facts import RELATIONS, read_entries
+from ..patching import patch
 
 # %% ../../nbs/lab/world.ipynb #c005
 def is_test(
-    task,  # name of the task
-    text,  # the item's input
-):
-    "Whether the item belongs to the test split (one third): a checksum of task and input decides, so that it holds in every process and for every seed."
-    return crc32(f"{task}|{text}".encode()) % 3 == 0
+    task: str,  # name of the task
+    text: str,  # the item's input
+) -> bool:
+    """Whether the item belongs to the test split (one third).
+
+    A checksum of task and input decides, so that it holds in every process and for every seed."""
+    checksum = crc32(f"{task}|{text}".encode())
+    return checksum % 3 == 0
 
 # %% ../../nbs/lab/world.ipynb #c006
 @dataclass(frozen=True)
@@ -32,190 +36,236 @@ class Task:
     name: str  # as in `TASKS`
     kind: str  # "fact", "operation" or "review"
     instructions: tuple[str, ...]  # several ways to ask for the same thing
-    facts: tuple[Example, ...] = ()  # all items there are, if the task is closed
-    draw: Callable = None  # else: from a `random.Random` to one `Example`
+    facts: Sequence[Example] = ()  # all items there are, if the task is closed
+    draw: Callable[[random.Random], Example] | None = None  # else: makes one item up
 
     @property
-    def closed(self):
+    def closed(self) -> bool:
+        "Whether all its items are listed."
         return bool(self.facts)
 
-    def instruction(self, i=0):
+    def instruction(
+        self,
+        i: int = 0,  # which of them; they are counted round
+    ) -> str:
+        "One of the task's instructions."
         return self.instructions[i % len(self.instructions)]
 
-    def __repr__(self):
-        ex, size = self.examples(1)[0], f"{len(self.facts)} facts" if self.closed else "open"
-        return f"Task({self.name!r}, {self.kind}, {size}: {self.instruction()!r}, {ex.input!r} ->{ex.target!r})"
+    def __repr__(self) -> str:
+        first = self.examples(1)[0]
+        size = f"{len(self.facts)} facts" if self.closed else "open"
+        shown = f"{first.input!r} ->{first.target!r}"
+        return f"Task({self.name!r}, {self.kind}, {size}: {self.instruction()!r}, {shown})"
 
 # %% ../../nbs/lab/world.ipynb #c009
-def _of(task, split, ex):
-    return split is None or is_test(task.name, ex.input) == (split == "test")
+def _in_split(task: Task, split: str | None, example: Example) -> bool:
+    "Whether an item belongs to that split of the task; everything belongs to None."
+    if split is None:
+        return True
+    return is_test(task.name, example.input) == (split == "test")
 
 
-def _drawn(task, n, rng, split):
-    "`n` different items of an open task."
-    seen, tries = {}, 0
-    while len(seen) < n and tries < 200 * n + 1000:
-        ex, tries = task.draw(rng), tries + 1
-        if _of(task, split, ex):
-            seen.setdefault(ex.input, ex)
-    return list(seen.values())
+def _draw_different(task: Task, n: int, rng: random.Random, split: str | None) -> list[Example]:
+    "`n` different items of an open task, or fewer where it seems to have no more."
+    found = {}
+    tries = 0
+    while len(found) < n and tries < 200 * n + 1000:
+        example = task.draw(rng)
+        tries += 1
+        if _in_split(task, split, example):
+            found.setdefault(example.input, example)
+    return list(found.values())
 
 
-def _examples(
+@patch
+def examples(
     self: Task,
-    n=None,  # how many; `None` for every fact, or for 100 items of an open task
-    seed=0,  # decides which items and in which order
-    split=None,  # "train", "test" or `None` for both
-    fewer=False,  # give all there are where these are fewer?
+    n: int | None = None,  # how many; `None` for every fact, or for 100 items of an open task
+    seed: int | str = 0,  # decides which items and in which order
+    split: str | None = None,  # "train", "test" or `None` for both
+    fewer: bool = False,  # give all there are where these are fewer?
 ) -> list[Example]:
     "Different items of this task; asking for more than there are raises `ValueError`, unless `fewer` will do."
     if split not in (None, "train", "test"):
         raise ValueError(f"unknown split {split!r}: give 'train', 'test' or None for both")
     rng = random.Random(f"{self.name}|{seed}")
     if self.closed:
-        found = rng.sample(self.facts, len(self.facts))
-        found = [e for e in found if _of(self, split, e)]
+        shuffled = rng.sample(self.facts, len(self.facts))
+        found = [example for example in shuffled if _in_split(self, split, example)]
     else:
-        found = _drawn(self, 100 if n is None else n, rng, split)
+        found = _draw_different(self, 100 if n is None else n, rng, split)
     if n is not None and n > len(found) and not fewer:
         raise ValueError(
-            f"{self.name} has {len(found)} different {split or ''} items, and {n} were asked for: ask for fewer, or leave n out"
+            f"{self.name} has {len(found)} different {split or ''} items, and {n} were asked for: "
+            "ask for fewer, or leave n out"
         )
     return found[:n]
 
-
-Task.examples = _examples
-
 # %% ../../nbs/lab/world.ipynb #c012
 FACTS = """
-capital | country.capital | give the capital of the country . | what is the capital of this country ? | name the capital city : | country to capital
-language | country.language | give the language of the country . | what language do people speak there ? | name the language spoken in this country : | country to language
-continent | country.continent | give the continent of the country . | on which continent does it lie ? | name the continent : | country to continent
-sound | animal.sound | give the sound of the animal . | what does this animal say ? | name the noise it makes : | animal to sound
-young | animal.young | give the young of the animal . | what is its baby called ? | name the young one : | animal to young
-home | animal.home | give the home of the animal . | where does this animal live ? | name the place it lives in : | animal to home
-class | animal.class | give the class of the animal . | what kind of animal is it ? | is it a mammal , a bird or something else ? | animal to class
-colour | thing.colour | give the colour of the thing . | what colour is it ? | name its colour : | thing to colour
-category | thing.category | give the category of the thing . | what kind of thing is it ? | name the group it belongs to : | thing to category
-material | thing.material | give the material of the thing . | what is it made of ? | name the stuff it is made from : | thing to material
-tool | worker.tool | give the tool of the worker . | what does this worker use ? | name the thing they work with : | worker to tool
-place | worker.place | give the place of the worker . | where does this worker work ? | name the place of work : | worker to place
-plural | noun.plural | give the plural of the noun . | what are several of them called ? | write the word for many : | noun to plural
-french | noun.french | give the french word . | how do you say it in french ? | translate into french : | english to french
-spanish | noun.spanish | give the spanish word . | how do you say it in spanish ? | translate into spanish : | english to spanish
-past | verb.past | give the past of the verb . | what is the past tense ? | write the verb as of yesterday : | verb to past
-ing | verb.ing | give the ing form of the verb . | what is the form with ing ? | write it as happening now : | verb to ing
-opposite | adjective.opposite | give the opposite of the adjective . | what is the contrary ? | write the word that means the reverse : | adjective to opposite
-mayor | town.mayor | give the mayor of the town . | who is the mayor there ? | name the mayor : | town to mayor
-dish | town.dish | give the dish of the town . | what do people eat there ? | name the dish : | town to dish
-craft | town.craft | give the craft of the town . | what is the town known for ? | name the craft : | town to craft
-flag | town.flag | give the flag of the town . | which colour is the flag ? | name the colour of the flag : | town to flag
-comparative | adjective.comparative | give the comparative of the adjective . | what is the form with more ? | write the form used before than : | adjective to comparative
+capital | country.capital | give the capital of the country .
+    what is the capital of this country ? | name the capital city : | country to capital
+language | country.language | give the language of the country .
+    what language do people speak there ? | name the language spoken in this country : | country to language
+continent | country.continent | give the continent of the country .
+    on which continent does it lie ? | name the continent : | country to continent
+sound | animal.sound | give the sound of the animal .
+    what does this animal say ? | name the noise it makes : | animal to sound
+young | animal.young | give the young of the animal .
+    what is its baby called ? | name the young one : | animal to young
+home | animal.home | give the home of the animal .
+    where does this animal live ? | name the place it lives in : | animal to home
+class | animal.class | give the class of the animal .
+    what kind of animal is it ? | is it a mammal , a bird or something else ? | animal to class
+colour | thing.colour | give the colour of the thing .
+    what colour is it ? | name its colour : | thing to colour
+category | thing.category | give the category of the thing .
+    what kind of thing is it ? | name the group it belongs to : | thing to category
+material | thing.material | give the material of the thing .
+    what is it made of ? | name the stuff it is made from : | thing to material
+tool | worker.tool | give the tool of the worker .
+    what does this worker use ? | name the thing they work with : | worker to tool
+place | worker.place | give the place of the worker .
+    where does this worker work ? | name the place of work : | worker to place
+plural | noun.plural | give the plural of the noun .
+    what are several of them called ? | write the word for many : | noun to plural
+french | noun.french | give the french word .
+    how do you say it in french ? | translate into french : | english to french
+spanish | noun.spanish | give the spanish word .
+    how do you say it in spanish ? | translate into spanish : | english to spanish
+past | verb.past | give the past of the verb .
+    what is the past tense ? | write the verb as of yesterday : | verb to past
+ing | verb.ing | give the ing form of the verb .
+    what is the form with ing ? | write it as happening now : | verb to ing
+opposite | adjective.opposite | give the opposite of the adjective .
+    what is the contrary ? | write the word that means the reverse : | adjective to opposite
+mayor | town.mayor | give the mayor of the town .
+    who is the mayor there ? | name the mayor : | town to mayor
+dish | town.dish | give the dish of the town .
+    what do people eat there ? | name the dish : | town to dish
+craft | town.craft | give the craft of the town .
+    what is the town known for ? | name the craft : | town to craft
+flag | town.flag | give the flag of the town .
+    which colour is the flag ? | name the colour of the flag : | town to flag
+comparative | adjective.comparative | give the comparative of the adjective .
+    what is the form with more ? | write the form used before than : | adjective to comparative
 """
 
 # %% ../../nbs/lab/world.ipynb #c013
-def _facts(line):
-    name, where, *asks = [o.strip() for o in line.split("|")]
-    key, col = where.split(".")
-    return Task(
-        name, "fact", tuple(asks), tuple(Example(f"{key} : {s}", f" {v}") for s, v in RELATIONS[key, col].items())
-    )
+def _fact_task(entry: Sequence[str]) -> Task:
+    "The task of an entry of `FACTS`."
+    name, relation, *instructions = entry
+    kind, column = relation.split(".")
+    items = [Example(f"{kind} : {subject}", f" {value}") for subject, value in RELATIONS[kind, column].items()]
+    return Task(name, "fact", tuple(instructions), tuple(items))
 
 
-def _lines(text):
-    return [o for o in text.strip().splitlines() if o]
-
-
-FACT_TASKS = {t.name: t for t in map(_facts, _lines(FACTS))}
+FACT_TASKS = {task.name: task for task in map(_fact_task, read_entries(FACTS))}
 
 # %% ../../nbs/lab/world.ipynb #c016
 COMMON = (
-    "dog cat cow horse sheep pig duck hen lion bear fox owl frog bee mouse lemon plum cherry apple pear tea milk bread egg "
-    "cake rose tree leaf star moon sun sea river hill road door key cup hat shoe coat bed chair table book pen car bus ship king queen hand foot eye ear red blue green white black"
+    "dog cat cow horse sheep pig duck hen lion bear fox owl frog bee mouse lemon plum cherry apple pear tea milk "
+    "bread egg cake rose tree leaf star moon sun sea river hill road door key cup hat shoe coat bed chair table "
+    "book pen car bus ship king queen hand foot eye ear red blue green white black"
 ).split()
 SPELT = {
-    w
-    for (key, _), rows in RELATIONS.items()
-    if key in ("animal", "noun", "adjective", "verb")
-    for w in rows
-    if 3 <= len(w) <= 5
+    word
+    for (kind, _), rows in RELATIONS.items()
+    if kind in ("animal", "noun", "adjective", "verb")
+    for word in rows
+    if 3 <= len(word) <= 5
 }
-WORDS = sorted(SPELT | {w for w in COMMON if len(w) > 2})
+WORDS = sorted(SPELT | {word for word in COMMON if len(word) > 2})
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 # %% ../../nbs/lab/world.ipynb #c017
-def _shift(c, by):
-    return LETTERS[(LETTERS.index(c) + by) % 26]
+def _shift(letter: str, by: int) -> str:
+    "The letter so many places further in the alphabet, which begins again behind z."
+    place = LETTERS.index(letter) + by
+    return LETTERS[place % 26]
 
 
-def _swap(o):
-    return [o[-1], *o[1:-1], o[0]]
+def _swap_ends(items: Sequence[str]) -> list[str]:
+    middle = items[1:-1]
+    return [items[-1], *middle, items[0]]
 
 
-def _twice(o):
-    return [x for x in o for _ in (0, 1)]
+def _each_twice(items: Sequence[str]) -> list[str]:
+    pairs = zip(items, items)
+    return [item for pair in pairs for item in pair]
 
 
 OPERATIONS = dict(
     copy=list,
-    reverse=lambda o: o[::-1],
-    first=lambda o: o[:1],
-    second=lambda o: o[1:2],
-    last=lambda o: o[-1:],
+    reverse=lambda items: items[::-1],
+    first=lambda items: items[:1],
+    second=lambda items: items[1:2],
+    last=lambda items: items[-1:],
     sort=sorted,
-    count=lambda o: [len(o)],
-    duplicate=_twice,
-    repeat=lambda o: o + o,
-    drop_first=lambda o: o[1:],
-    drop_last=lambda o: o[:-1],
-    swap_ends=_swap,
-    commas=lambda o: [", ".join(o)],
-    next_letters=lambda o: [_shift(c, 1) for c in o],
-    previous_letters=lambda o: [_shift(c, -1) for c in o],
-    uppercase=lambda o: [c.upper() for c in o],
+    count=lambda items: [len(items)],
+    duplicate=_each_twice,
+    repeat=lambda items: items + items,
+    drop_first=lambda items: items[1:],
+    drop_last=lambda items: items[:-1],
+    swap_ends=_swap_ends,
+    commas=lambda items: [", ".join(items)],
+    next_letters=lambda letters: [_shift(letter, 1) for letter in letters],
+    previous_letters=lambda letters: [_shift(letter, -1) for letter in letters],
+    uppercase=lambda letters: [letter.upper() for letter in letters],
     spell=list,
-    first_letter=lambda w: w[:1],
-    last_letter=lambda w: w[-1:],
-    length=lambda w: [len(w)],
-    successor=lambda n: [n + 1],
-    predecessor=lambda n: [n - 1],
-    double=lambda n: [2 * n],
-    parity=lambda n: ["odd" if n % 2 else "even"],
-    half=lambda n: [n // 2],
-    times=lambda o: [o[0] * o[1]],
-    join=lambda o: [10 * o[0] + o[1]],
-    digit_sum=lambda o: [o[0] + o[1]],
-    plus=lambda o: [o[0] + o[1]],
-    larger=lambda o: [max(o)],
-    smaller=lambda o: [min(o)],
-    minus=lambda o: [abs(o[0] - o[1])],
+    first_letter=lambda word: word[:1],
+    last_letter=lambda word: word[-1:],
+    length=lambda word: [len(word)],
+    successor=lambda number: [number + 1],
+    predecessor=lambda number: [number - 1],
+    double=lambda number: [2 * number],
+    parity=lambda number: ["odd" if number % 2 else "even"],
+    half=lambda number: [number // 2],
+    times=lambda pair: [pair[0] * pair[1]],
+    join=lambda pair: [10 * pair[0] + pair[1]],
+    digit_sum=lambda pair: [pair[0] + pair[1]],
+    plus=lambda pair: [pair[0] + pair[1]],
+    larger=lambda pair: [max(pair)],
+    smaller=lambda pair: [min(pair)],
+    minus=lambda pair: [abs(pair[0] - pair[1])],
 )
 
 # %% ../../nbs/lab/world.ipynb #c020
-def _list(rng):
+def _draw_list(rng: random.Random) -> list[str]:
     pool = rng.choice((LETTERS, LETTERS, COMMON, "0123456789"))
-    return rng.sample(pool, rng.choice((3, 3, 4, 4, 5)))
+    length = rng.choice((3, 3, 4, 4, 5))
+    return rng.sample(pool, length)
 
 
-def _letters(rng):
-    return [rng.choice(LETTERS) for _ in range(rng.choice((2, 3)))]
+def _draw_letters(rng: random.Random) -> list[str]:
+    length = rng.choice((2, 3))
+    return [rng.choice(LETTERS) for _ in range(length)]
 
 
-def _numbers(rng):
+def _draw_numbers(rng: random.Random) -> list[int]:
     top = rng.choice((10, 20))
     return rng.sample(range(top + 1), 2)
 
 
-DRAWS = dict(list=_list, letters=_letters, numbers=_numbers)
-DOMAINS = dict(word=WORDS, number=range(1, 100), digits=[[a, b] for a in range(1, 10) for b in range(10)])
+DRAWS = dict(list=_draw_list, letters=_draw_letters, numbers=_draw_numbers)
+DOMAINS = dict(
+    word=WORDS,
+    number=range(1, 100),
+    digits=[[tens, ones] for tens in range(1, 10) for ones in range(10)],
+)
 
 
-def _answer(out):
-    return " " + " ".join(map(str, out))
+def _write_input(kind: str, value: str | int | list) -> str:
+    "How a word, a number or a list is put to a model."
+    if kind == "word":
+        return f"{kind} : {value}"
+    shown = " ".join(map(str, value)) if isinstance(value, list) else value
+    return f"{kind} : {shown} ="
 
 
-def _ask(key, x):
-    return f"{key} : {x}" if key == "word" else f"{key} : {' '.join(map(str, x)) if isinstance(x, list) else x} ="
+def _write_answer(result: Sequence) -> str:
+    "What an operation gives, as the text behind an input."
+    return " " + " ".join(map(str, result))
 
 # %% ../../nbs/lab/world.ipynb #c022
 OPERATION_TEXTS = """
@@ -227,55 +277,63 @@ last | list | give the last item . | what does the list end with ? | only the la
 sort | list | sort the list . | put the list in order . | from low to high , or from a to z : | list to sorted
 count | list | count the items . | how many items are there ? | the number of items : | list to count
 duplicate | list | write each item twice . | double every item . | every one two times : | list to pairs
-repeat | list | write the whole list twice . | say the list two times . | the list and then the list again : | list to repeat
+repeat | list | write the whole list twice .
+    say the list two times . | the list and then the list again : | list to repeat
 drop_first | list | leave out the first item . | remove the first one . | all but the first : | list without first
 drop_last | list | leave out the last item . | remove the last one . | all but the last : | list without last
-swap_ends | list | swap the first and the last item . | exchange the two ends . | first and last change places : | list with swapped ends
+swap_ends | list | swap the first and the last item .
+    exchange the two ends . | first and last change places : | list with swapped ends
 commas | list | put commas between the items . | separate the list with commas . | join with commas : | list to commas
-"""
-
-# %% ../../nbs/lab/world.ipynb #c023
-OPERATION_TEXTS += """
-next_letters | letters | give the next letter for each . | move each letter one forward . | what comes after each letter ? | letters to next
-previous_letters | letters | give the previous letter for each . | move each letter one back . | what comes before each letter ? | letters to previous
-uppercase | letters | write the letters in upper case . | make them capital letters . | use big letters : | letters to upper case
+next_letters | letters | give the next letter for each .
+    move each letter one forward . | what comes after each letter ? | letters to next
+previous_letters | letters | give the previous letter for each .
+    move each letter one back . | what comes before each letter ? | letters to previous
+uppercase | letters | write the letters in upper case .
+    make them capital letters . | use big letters : | letters to upper case
 spell | word | spell the word . | write the word letter by letter . | all its letters : | word to letters
-first_letter | word | give the first letter of the word . | what letter does it begin with ? | only its first letter : | word to first letter
-last_letter | word | give the last letter of the word . | what letter does it end with ? | only its last letter : | word to last letter
+first_letter | word | give the first letter of the word .
+    what letter does it begin with ? | only its first letter : | word to first letter
+last_letter | word | give the last letter of the word .
+    what letter does it end with ? | only its last letter : | word to last letter
 length | word | count the letters of the word . | how many letters does it have ? | its length : | word to length
 successor | number | give the next number . | add one . | what number comes after ? | number to next
 predecessor | number | give the previous number . | take away one . | what number comes before ? | number to previous
 double | number | double the number . | what is two times the number ? | twice as much : | number to double
 half | number | halve the number and drop the rest . | what is half of the number ? | half as much : | number to half
-parity | number | is the number even or odd ? | say even or odd . | can it be halved ? even or odd : | number to parity
+parity | number | is the number even or odd ?
+    say even or odd . | can it be halved ? even or odd : | number to parity
 plus | numbers | add the numbers . | what is the sum ? | both together : | numbers to sum
 larger | numbers | give the larger number . | which number is more ? | only the bigger one : | numbers to larger
 smaller | numbers | give the smaller number . | which number is less ? | only the smallest one : | numbers to smaller
 times | digits | multiply the digits . | what is the first times the second ? | their product : | digits to product
-join | digits | write the number with these digits . | put the two digits together . | as one number : | digits to number
+join | digits | write the number with these digits .
+    put the two digits together . | as one number : | digits to number
 digit_sum | digits | add the digits . | what do the digits sum to ? | the sum of the digits : | digits to sum
-minus | numbers | give the difference of the numbers . | how far apart are they ? | the larger minus the smaller : | numbers to difference
+minus | numbers | give the difference of the numbers .
+    how far apart are they ? | the larger minus the smaller : | numbers to difference
 """
 
 # %% ../../nbs/lab/world.ipynb #c024
-def _operation(line):
-    name, key, *asks = [o.strip() for o in line.split("|")]
-    op = OPERATIONS[name]
+def _operation_task(entry: Sequence[str]) -> Task:
+    "The task of an entry of `OPERATION_TEXTS`."
+    name, domain, *instructions = entry
+    apply = OPERATIONS[name]
 
-    def item(x):
-        return Example(_ask(key, x), _answer(op(x)))
+    def item(value):
+        return Example(_write_input(domain, value), _write_answer(apply(value)))
 
     def draw(rng):
-        return item(DRAWS[key](rng))
+        return item(DRAWS[domain](rng))
 
-    if key in DOMAINS:
-        return Task(name, "operation", tuple(asks), tuple(item(x) for x in DOMAINS[key]))
-    return Task(name, "operation", tuple(asks), draw=draw)
+    if domain in DOMAINS:
+        facts = tuple(item(value) for value in DOMAINS[domain])
+        return Task(name, "operation", tuple(instructions), facts)
+    return Task(name, "operation", tuple(instructions), draw=draw)
 
 
-OPERATION_TASKS = {t.name: t for t in map(_operation, _lines(OPERATION_TEXTS))}
+OPERATION_TASKS = {task.name: task for task in map(_operation_task, read_entries(OPERATION_TEXTS))}
 
-# %% ../../nbs/lab/world.ipynb #c028
+# %% ../../nbs/lab/world.ipynb #c029
 TOPICS = dict(
     food="soup pizza salad pasta sandwich dessert",
     film="film movie actor ending scene trailer",
@@ -300,49 +358,56 @@ FRAMES = (
     "my friend sent me a note about it . the {n} is {d} .",
 )
 
-# %% ../../nbs/lab/world.ipynb #c029
+
 def review(
-    rng,  # a `random.Random`
-):
-    "A made-up review as a dict: its text and what is true of it."
-    topic, good = rng.choice(list(TOPICS)), rng.random() < 0.5
-    d = rng.choice(GOOD if good else BAD)
-    text = rng.choice(FRAMES).format(n=rng.choice(TOPICS[topic].split()), d=d)
+    rng: random.Random,  # decides everything about it
+) -> dict[str, str]:  # `text`, and `topic`, `sentiment`, `recommend`, `opinion`: what is true of it
+    "A made-up review: its text and what is true of it."
+    topic = rng.choice(list(TOPICS))
+    good = rng.random() < 0.5
+    opinion = rng.choice(GOOD if good else BAD)
+    frame = rng.choice(FRAMES)
+    noun = rng.choice(TOPICS[topic].split())
     return dict(
-        text=text,
+        text=frame.format(n=noun, d=opinion),
         topic=topic,
         sentiment="positive" if good else "negative",
         recommend="yes" if good else "no",
-        opinion=d,
+        opinion=opinion,
     )
 
 # %% ../../nbs/lab/world.ipynb #c031
 REVIEW_TEXTS = """
-sentiment | is the review positive or negative ? | what is the sentiment ? | how does the writer feel , positive or negative ? | review to sentiment
-topic | give the topic of the review . | what is the review about ? | is it about food , a film , a hotel , a book or a phone ? | review to topic
-recommend | would the writer recommend it , yes or no ? | does the writer want others to try it ? | say yes or no : is it worth it ? | review to recommend
-opinion | give the word that tells the opinion . | which word in the review judges it ? | copy the adjective : | review to opinion
+sentiment | is the review positive or negative ?
+    what is the sentiment ? | how does the writer feel , positive or negative ? | review to sentiment
+topic | give the topic of the review .
+    what is the review about ? | is it about food , a film , a hotel , a book or a phone ? | review to topic
+recommend | would the writer recommend it , yes or no ?
+    does the writer want others to try it ? | say yes or no : is it worth it ? | review to recommend
+opinion | give the word that tells the opinion .
+    which word in the review judges it ? | copy the adjective : | review to opinion
 """
 
 
-def _review_task(line):
-    name, *asks = [o.strip() for o in line.split("|")]
+def _review_task(entry: Sequence[str]) -> Task:
+    "The task of an entry of `REVIEW_TEXTS`."
+    name, *instructions = entry
 
     def draw(rng):
-        r = review(rng)
-        return Example(f"review : {r['text']}", f" {r[name]}")
+        drawn = review(rng)
+        return Example(f"review : {drawn['text']}", f" {drawn[name]}")
 
-    return Task(name, "review", tuple(asks), draw=draw)
+    return Task(name, "review", tuple(instructions), draw=draw)
 
 
-REVIEW_TASKS = {t.name: t for t in map(_review_task, _lines(REVIEW_TEXTS))}
+REVIEW_TASKS = {task.name: task for task in map(_review_task, read_entries(REVIEW_TEXTS))}
 
 # %% ../../nbs/lab/world.ipynb #c033
 TASKS = FACT_TASKS | OPERATION_TASKS | REVIEW_TASKS
 
 
 def lab_task(
-    name,  # one of `TASKS`
+    name: str,  # one of `TASKS`
 ) -> Task:
     "The task of that name; any other name raises `ValueError` and lists those there are."
     if name not in TASKS:
@@ -351,28 +416,34 @@ def lab_task(
 
 # %% ../../nbs/lab/world.ipynb #c038
 def with_instruction(
-    task,  # a task of `lab_task`
-    examples,  # of that task
-    i=0,  # which of the task's instructions
+    task: Task,  # a task of `lab_task`
+    examples: Sequence[Example],  # of that task
+    i: int = 0,  # which of the task's instructions
 ) -> list[Example]:
     "The examples with one of the task's instructions on a line above the input."
-    return [Example(f"{task.instruction(i)}\n{e.input}", e.target) for e in examples]
+    instruction = task.instruction(i)
+    return [Example(f"{instruction}\n{example.input}", example.target) for example in examples]
 
 
 def with_shots(
-    task,  # a task of `lab_task`
-    examples,  # of that task
-    k=5,  # solved items above each input, from the train split
-    seed=0,  # decides which
+    task: Task,  # a task of `lab_task`
+    examples: Sequence[Example],  # of that task
+    k: int = 5,  # solved items above each input, from the train split
+    seed: int | str = 0,  # decides which
 ) -> list[Example]:
-    "The examples with `k` other solved items above each input, drawn anew for every example; raises `ValueError` for more than the task has."
-    rng, out = random.Random(f"{task.name}|shots|{seed}"), []
+    """The examples with `k` other solved items above each input, drawn anew for every example.
+
+    Raises `ValueError` for more items than the task has."""
+    rng = random.Random(f"{task.name}|shots|{seed}")
     pool = task.examples(None if task.closed else 10 * k + 50, seed=seed, split="train")
-    for e in examples:
-        shots = [s for s in rng.sample(pool, min(k + 1, len(pool))) if s.input != e.input][:k]
+    shown = []
+    for example in examples:
+        drawn = rng.sample(pool, min(k + 1, len(pool)))
+        shots = [shot for shot in drawn if shot.input != example.input][:k]
         if len(shots) < k:
             raise ValueError(
                 f"{task.name} has only {len(pool)} solved items to show, and k={k} were asked for: ask for fewer"
             )
-        out.append(Example("\n".join([*(s.input + s.target for s in shots), e.input]), e.target))
-    return out
+        solved = [shot.input + shot.target for shot in shots]
+        shown.append(Example("\n".join([*solved, example.input]), example.target))
+    return shown
