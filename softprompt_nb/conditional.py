@@ -6,7 +6,6 @@
 __all__ = ['NET_KINDS', 'position_bits', 'PromptNet', 'ConditionalPrompt', 'directions', 'SubspacePrompt']
 
 # %% ../nbs/conditional.ipynb #c003
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from .files import read_tensors, write_folder, write_tensors
+from .files import read_tensors, tensor_hash, write_folder, write_tensors
 from .lm import FrozenLM
 from .measure import plural
 from .prompts import SoftPrompt
@@ -142,7 +141,7 @@ class ConditionalPrompt(SoftPrompt):
                 [p.detach().flatten() for p in PromptNet(kind, conditions, n, lm.d_model, hidden, layers).parameters()]
             )
         return cls(
-            flat[None].to(lm.device),
+            flat[None].to(first.vectors),
             at,
             first.base,
             dict(init=f"{kind} network on {first.info['init']}", seed=seed),
@@ -162,13 +161,17 @@ class ConditionalPrompt(SoftPrompt):
 # %% ../nbs/conditional.ipynb #c013
 def _form(self):
     "The network's form and what its output is added to, for the tuning's state."
-    return f"{self.spec} {self.scale} {hashlib.sha256(self.start.cpu().numpy().tobytes()).hexdigest()[:16]}"
+    return f"{self.spec} {self.scale} {tensor_hash(self.start)}"
 
 
 def _given(self, trained, rows):
     "The vectors of each row, differentiable in the network's parameters."
     seen, of = _conditions(rows, self.spec[1])
-    made = functional_call(_net(self.spec), _parts(self.spec, trained[0]), (torch.tensor(seen, device=trained.device),))
+    made = functional_call(
+        _net(self.spec),
+        _parts(self.spec, trained[0]),
+        (torch.tensor(seen, dtype=trained.dtype, device=trained.device),),
+    )
     made = (self.start.to(trained) + self.scale * made).unbind(0)
     return [made[i] for i in of]
 
@@ -209,7 +212,7 @@ def _save(
     self: ConditionalPrompt,
     folder,  # a folder; one that holds a saved conditional prompt is replaced
 ) -> Path:
-    "Write the network whole or not at all; raises FileExistsError over anything else."
+    "Write the network in float32, whole or not at all; raises FileExistsError over anything else."
     folder = Path(folder)
     if folder.exists() and {f.name for f in folder.iterdir()} - {"conditional.safetensors"}:
         raise FileExistsError(
@@ -218,7 +221,9 @@ def _save(
     note = dict(spec=list(self.spec), scale=self.scale, at=self.at, base=self.base, info=self.info)
     write_folder(
         folder,
-        lambda to: write_tensors(to / "conditional.safetensors", dict(parameters=self.vectors, start=self.start), note),
+        lambda to: write_tensors(
+            to / "conditional.safetensors", dict(parameters=self.vectors.float(), start=self.start.float()), note
+        ),
     )
     return folder
 
@@ -295,7 +300,7 @@ class SubspacePrompt(SoftPrompt):
         if B.ndim != 2 or B.shape[1] != lm.d_model:
             raise ValueError(f"The basis has shape {tuple(B.shape)}; this model needs (k, {lm.d_model}).")
         return cls(
-            torch.zeros(first.n, len(B), device=lm.device),
+            torch.zeros(first.n, len(B), dtype=first.vectors.dtype, device=lm.device),
             at,
             first.base,
             first.info | dict(k=len(B)),
@@ -309,7 +314,7 @@ class SubspacePrompt(SoftPrompt):
 
     @property
     def form(self):
-        return hashlib.sha256(self.start.cpu().numpy().tobytes() + self.basis.cpu().numpy().tobytes()).hexdigest()[:16]
+        return tensor_hash(self.start, self.basis)
 
     def given(self, trained, rows):
         return [self.start.to(trained) + trained @ self.basis.to(trained)] * len(rows)

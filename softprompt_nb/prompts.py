@@ -6,7 +6,6 @@
 __all__ = ['SoftPrompt']
 
 # %% ../nbs/prompts.ipynb #c003
-import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .files import write_folder
+from .files import tensor_hash, write_folder
 from .lm import FrozenLM
 
 # %% ../nbs/prompts.ipynb #c004a
@@ -47,7 +46,7 @@ class _Made:
 class _Vectors(_Made):
     "A prompt's vectors, place and provenance."
 
-    vectors: torch.Tensor  # (n, d_model) float32
+    vectors: torch.Tensor  # (n, d_model), float64 where it is given so, else float32
     at: object = "start"  # where it goes: "start", "after_bos", "before_answer", "chat", "chat_end", a token index
     base: dict = field(default_factory=dict)  # name, revision, width and embedding fingerprint of the model
     info: dict = field(default_factory=dict)  # provenance: init, seed, settings, data, losses
@@ -56,7 +55,8 @@ class _Vectors(_Made):
         v = self.vectors
         if v.ndim != 2 or len(v) == 0:
             raise ValueError(f"A prompt is a matrix of n >= 1 vectors, not a tensor of shape {tuple(v.shape)}.")
-        object.__setattr__(self, "vectors", v.detach().float().clone())
+        kept = torch.float64 if v.dtype == torch.float64 else torch.float32
+        object.__setattr__(self, "vectors", v.detach().to(kept).clone())
 
     def __len__(self):
         return len(self.vectors)
@@ -174,16 +174,23 @@ def _adapter_config(p):
 def _write(p, folder):
     "The files of a saved prompt."
     save_file(
-        {"prompt_embeddings": p.vectors.cpu().contiguous()},
+        {"prompt_embeddings": p.vectors.float().cpu().contiguous()},
         folder / "adapter_model.safetensors",
         metadata={"format": "pt"},
     )
     if p.at == "start":
         (folder / "adapter_config.json").write_text(json.dumps(_adapter_config(p), indent=2))
-    digest = hashlib.sha256(p.vectors.cpu().numpy().tobytes()).hexdigest()[:16]
     (folder / "softprompt.json").write_text(
         json.dumps(
-            dict(format=1, n=p.n, d_model=p.vectors.shape[1], at=p.at, base=p.base, info=p.info, vectors_sha256=digest),
+            dict(
+                format=1,
+                n=p.n,
+                d_model=p.vectors.shape[1],
+                at=p.at,
+                base=p.base,
+                info=p.info,
+                vectors_sha256=tensor_hash(p.vectors),
+            ),
             indent=2,
         )
     )
@@ -260,13 +267,17 @@ class SoftPrompt(_Vectors):
     ):
         "An untrained prompt for a model; raises ValueError for n < 1, n beyond the context, or a wrong width."
         v, label = _start(lm, n, how, seed, text)
+        if lm.dtype == torch.float64 and not isinstance(how, torch.Tensor):
+            v = v.double()
         return cls(v.to(lm.device), at, _base_of(lm), dict(init=label, seed=seed))
 
     def save(
         self,
         folder: str | Path,  # a new folder, or one that holds a saved prompt (which it replaces)
     ) -> Path:  # the folder
-        "Save for `SoftPrompt.load` and for PEFT, whole or not at all; raises FileExistsError over anything but a saved prompt."
+        """Save for `SoftPrompt.load` and for PEFT, whole or not at all.
+
+        The file holds float32, also for a prompt in float64. Raises FileExistsError over anything but a saved prompt."""
         _replace_folder(Path(folder), lambda tmp: _write(self, tmp))
         return Path(folder)
 
