@@ -12,15 +12,15 @@ from functools import lru_cache
 from math import prod
 from pathlib import Path
 
-import torch
-from torch import nn
-from torch.func import functional_call
-
 from .files import read_tensors, tensor_hash, write_folder, write_tensors
 from .lm import FrozenLM
 from .measure import plural
 from .patching import patch
 from .prompts import SoftPrompt
+
+import torch
+from torch import nn
+from torch.func import functional_call
 
 # %% ../nbs/conditional.ipynb #c005
 NET_KINDS = ("linear", "mlp", "resnet", "shared_resnet")

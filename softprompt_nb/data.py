@@ -15,12 +15,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NoReturn
 
+from .lm import FrozenLM
+from .measure import plural
+
 import datasets
 import pandas as pd
 import torch
-
-from .lm import FrozenLM
-from .measure import plural
 
 # %% ../nbs/data.ipynb #c004
 @dataclass(frozen=True)

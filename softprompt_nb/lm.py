@@ -10,11 +10,11 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+from .patching import patch
+
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
-
-from .patching import patch
 
 # %% ../nbs/lm.ipynb #c014
 def refuse_unsupported(

@@ -9,15 +9,15 @@ __all__ = ['COLORS', 'SERIES', 'COLORS_OF', 'color_of', 'axes', 'panels', 'plot_
 # %% ../nbs/plots.ipynb #c003
 from collections.abc import Sequence
 
+from .lm import FrozenLM
+from .measure import Measured, over_runs, plural
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
-
-from .lm import FrozenLM
-from .measure import Measured, over_runs, plural
 
 # %% ../nbs/plots.ipynb #c004
 COLORS = dict(

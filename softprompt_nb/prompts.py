@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
 from .files import tensor_hash, write_folder
 from .lm import FrozenLM
 from .patching import patch
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 # %% ../nbs/prompts.ipynb #c004
 @dataclass(frozen=True)

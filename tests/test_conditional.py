@@ -4,12 +4,6 @@ Where two computations are the same number, model and prompts are in float64 and
 
 from functools import cache
 
-import pytest
-import torch
-from families import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from softprompt_nb.conditional import (
     NET_KINDS,
     ConditionalPrompt,
@@ -25,6 +19,12 @@ from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.callbacks import Callback
 from softprompt_nb.training.many import tune_many
 from softprompt_nb.training.tuning import data_fingerprint, tune
+
+import pytest
+import torch
+from families import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 SAME = 1e-9  # two computations of one number in float64
 

@@ -3,14 +3,14 @@
 import json
 import sys
 
+from softprompt_nb.data import Example, collate, encode, encode_at, load_examples
+
 import datasets
 import pandas as pd
 import pytest
 from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from softprompt_nb.data import Example, collate, encode, encode_at, load_examples
 
 ROWS = [dict(q="one", a="uno"), dict(q='two, "three"', a="dos"), dict(q="línea", a="straße\n2")]
 FORMAT = ("word : {q}", " {a}")

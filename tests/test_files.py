@@ -6,13 +6,13 @@ import signal
 import threading
 from functools import partial
 
+from softprompt_nb import files
+from softprompt_nb.files import read_tensors, stored, write_file, write_folder, write_tensors
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from softprompt_nb import files
-from softprompt_nb.files import read_tensors, stored, write_file, write_folder, write_tensors
 
 STEPS = ("fsync", "replace", "rename", "mkdir", "open")
 

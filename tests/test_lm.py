@@ -1,12 +1,12 @@
 """Loading, and what is refused."""
 
+from softprompt_nb.lm import refuse_unsupported
+from softprompt_nb.load import LAB, lab_models, load_lm
+
 import pytest
 import torch
 from families import FAMILIES, MORE, tiny
 from transformers import GemmaConfig, T5Config
-
-from softprompt_nb.lm import refuse_unsupported
-from softprompt_nb.load import LAB, lab_models, load_lm
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *MORE])

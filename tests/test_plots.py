@@ -1,16 +1,16 @@
 """One thing has one colour, wherever and in whatever order it is drawn."""
 
-import numpy as np
-import pandas as pd
-import pytest
-from matplotlib.colors import to_hex
-
 from softprompt_nb.evaluation.distance.figures import plot_families, plot_ladder, plot_saturation, plot_vectors_worth
 from softprompt_nb.evaluation.distance.measures import Ladder
 from softprompt_nb.evaluation.formats.pictures import plot_curves
 from softprompt_nb.plots import COLORS, COLORS_OF, SERIES, color_of
 from softprompt_nb.studies.calibration import Calibration, told_apart
 from softprompt_nb.studies.distance import readings
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
 
 GROUPS = [
     ("repetition", "skipping", "pathfinding", "chess", "detuning", "planted", "examples", "text"),

@@ -5,17 +5,17 @@ import pickle
 import shutil
 from dataclasses import FrozenInstanceError
 
+from softprompt_nb import prompts as module
+from softprompt_nb.data import Example, collate
+from softprompt_nb.engine.forward import target_logits
+from softprompt_nb.prompts import SoftPrompt
+
 import pytest
 import torch
 from families import FAMILIES, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-
-from softprompt_nb import prompts as module
-from softprompt_nb.data import Example, collate
-from softprompt_nb.engine.forward import target_logits
-from softprompt_nb.prompts import SoftPrompt
 
 
 @pytest.fixture(scope="module")
