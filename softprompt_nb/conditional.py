@@ -46,7 +46,8 @@ class _Residual(nn.Module):
         self.second = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.second(nn.functional.mish(self.first(x)))
+        inner = nn.functional.mish(self.first(x))
+        return x + self.second(inner)
 
 
 def _body(kind: str, inputs: int, outputs: int, hidden: int, layers: int) -> nn.Module:
@@ -96,8 +97,10 @@ class PromptNet(nn.Module):
         if not self.shared:
             return self.body(conditions).view(count, self.n, self.d)
         bits = position_bits(self.n).to(conditions)
-        each_position = conditions[:, None].expand(-1, self.n, -1)
-        return self.body(torch.cat([each_position, bits.expand(count, -1, -1)], 2))
+        bits_of_each = bits.expand(count, -1, -1)
+        condition_of_each = conditions[:, None].expand(-1, self.n, -1)
+        inputs = torch.cat([condition_of_each, bits_of_each], 2)
+        return self.body(inputs)
 
 # %% ../nbs/conditional.ipynb #c011
 @lru_cache(maxsize=64)
@@ -111,8 +114,11 @@ def _parts(spec: tuple, flat: torch.Tensor) -> dict[str, torch.Tensor]:
     "A network's tensors out of one row."
     shapes = {name: parameter.shape for name, parameter in _net(spec).named_parameters()}
     sizes = [prod(shape) for shape in shapes.values()]
-    pieces = dict(zip(shapes, flat.split(sizes)))
-    return {name: piece.view(shapes[name]) for name, piece in pieces.items()}
+    pieces = flat.split(sizes)
+    parts = {}
+    for (name, shape), piece in zip(shapes.items(), pieces):
+        parts[name] = piece.view(shape)
+    return parts
 
 
 def _condition_of(row: object) -> Sequence[float]:
@@ -167,7 +173,15 @@ class ConditionalPrompt(SoftPrompt):
             network = PromptNet(*spec)
         flat = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
         info = dict(init=f"{kind} network on {first.info['init']}", seed=seed)
-        return cls(flat[None].to(first.vectors), at, first.base, info, spec, first.vectors, lm.scale)
+        return cls(
+            vectors=flat[None].to(first.vectors),
+            at=at,
+            base=first.base,
+            info=info,
+            spec=spec,
+            start=first.vectors,
+            scale=lm.scale,
+        )
 
     @property
     def n(self) -> int:
@@ -208,9 +222,11 @@ def given(
     "The vectors of each row; rows with the same condition get the same tensor."
     conditions, number_of_row = _distinct_conditions(rows, self.spec[1])
     inputs = torch.tensor(conditions, dtype=trained.dtype, device=trained.device)
-    outputs = functional_call(_net(self.spec), _parts(self.spec, trained[0]), (inputs,))
-    vectors = (self.start.to(trained) + self.scale * outputs).unbind(0)
-    return [vectors[number] for number in number_of_row]
+    parameters = _parts(self.spec, trained[0])
+    outputs = functional_call(_net(self.spec), parameters, (inputs,))
+    made = self.start.to(trained) + self.scale * outputs
+    different = made.unbind(0)
+    return [different[number] for number in number_of_row]
 
 
 @patch
@@ -220,8 +236,10 @@ def prompts(
 ) -> list[SoftPrompt]:
     "The prompt of each row's condition."
     given = self.given(self.vectors, rows)
-    different = {id(vectors): vectors for vectors in given}
-    made = {key: SoftPrompt(vectors, self.at, self.base, self.info) for key, vectors in different.items()}
+    made = {}
+    for vectors in given:
+        if id(vectors) not in made:
+            made[id(vectors)] = SoftPrompt(vectors, self.at, self.base, self.info)
     return [made[id(vectors)] for vectors in given]
 
 
@@ -269,9 +287,15 @@ def load(
             f"This prompt was trained on {base.get('name')}, whose embedding table is not that of {lm.name}: "
             "load it on the model that it was trained on."
         )
-    parameters = tensors["parameters"].to(lm.device)
-    start = tensors["start"].to(lm.device)
-    return cls(parameters, note["at"], base, note["info"], tuple(note["spec"]), start, note["scale"])
+    return cls(
+        vectors=tensors["parameters"].to(lm.device),
+        at=note["at"],
+        base=base,
+        info=note["info"],
+        spec=tuple(note["spec"]),
+        start=tensors["start"].to(lm.device),
+        scale=note["scale"],
+    )
 
 # %% ../nbs/conditional.ipynb #c023
 def directions(
@@ -323,7 +347,14 @@ class SubspacePrompt(SoftPrompt):
             raise ValueError(f"The basis has shape {tuple(rows.shape)}; this model needs (k, {lm.d_model}).")
         zeros = torch.zeros(first.n, len(rows), dtype=first.vectors.dtype, device=lm.device)
         info = first.info | dict(k=len(rows))
-        return cls(zeros, at, first.base, info, first.vectors, rows.to(lm.device))
+        return cls(
+            vectors=zeros,
+            at=at,
+            base=first.base,
+            info=info,
+            start=first.vectors,
+            basis=rows.to(lm.device),
+        )
 
     @property
     def width(self) -> int:

@@ -85,11 +85,17 @@ def proportion(
     z = _Z[level]
     scale = 1 + z * z / n
     middle = (share + z * z / (2 * n)) / scale
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
-    low = max(0.0, min(share, middle - half))
-    high = min(1.0, max(share, middle + half))
-    items = tuple(float(bool(hit)) for hit in hits)
-    return Measured(share, low, high, n, level, tuple(seeds), items)
+    spread = share * (1 - share) / n + z * z / (4 * n * n)
+    half = z * math.sqrt(spread) / scale
+    return Measured(
+        value=share,
+        low=max(0.0, min(share, middle - half)),
+        high=min(1.0, max(share, middle + half)),
+        n=n,
+        level=level,
+        seeds=tuple(seeds),
+        items=tuple(float(bool(hit)) for hit in hits),
+    )
 
 # %% ../nbs/measure.ipynb #c010
 def mean(
@@ -104,12 +110,24 @@ def mean(
     n = len(items)
     if n == 0:
         raise ValueError("A mean of no items has no value: give at least one item.")
-    shares = np.ones_like(items) if weights is None else np.asarray([float(x) for x in weights])
-    pick = np.random.default_rng(0).integers(0, n, (draws, n))
-    boot = (items[pick] * shares[pick]).sum(1) / shares[pick].sum(1)
-    low, high = np.quantile(boot, [(1 - level) / 2, (1 + level) / 2])
+    shares = np.ones_like(items)
+    if weights is not None:
+        shares = np.asarray([float(x) for x in weights])
     value = (items * shares).sum() / shares.sum()
-    return Measured(float(value), float(low), float(high), n, level, tuple(seeds), tuple(items.tolist()))
+    pick = np.random.default_rng(0).integers(0, n, (draws, n))
+    drawn, drawn_shares = items[pick], shares[pick]
+    boot = (drawn * drawn_shares).sum(1) / drawn_shares.sum(1)
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(boot, ends)
+    return Measured(
+        value=float(value),
+        low=float(low),
+        high=float(high),
+        n=n,
+        level=level,
+        seeds=tuple(seeds),
+        items=tuple(items.tolist()),
+    )
 
 # %% ../nbs/measure.ipynb #c011b
 def resamples(
@@ -157,7 +175,15 @@ def over_runs(
     n = len(runs)
     if n == 0:
         raise ValueError("A mean of no runs has no value: give at least one run.")
-    half = _t95(n - 1) * runs.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
+    half = math.nan
+    if n > 1:
+        half = _t95(n - 1) * runs.std(ddof=1) / math.sqrt(n)
     middle = runs.mean()
-    low, high = float(middle - half), float(middle + half)
-    return Measured(float(middle), low, high, n, 0.95, tuple(seeds), tuple(runs.tolist()))
+    return Measured(
+        value=float(middle),
+        low=float(middle - half),
+        high=float(middle + half),
+        n=n,
+        seeds=tuple(seeds),
+        items=tuple(runs.tolist()),
+    )

@@ -152,8 +152,10 @@ def plot_histories(
 # %% ../nbs/plots.ipynb #c009
 def _errors(values: Sequence[Measured]) -> np.ndarray:  # (2, values)
     "How far intervals reach below and above their values, as matplotlib takes it."
-    below = [float(value) - value.low for value in values]
-    above = [value.high - float(value) for value in values]
+    below, above = [], []
+    for value in values:
+        below.append(float(value) - value.low)
+        above.append(value.high - float(value))
     return np.array([below, above])
 
 
@@ -229,11 +231,15 @@ def plot_runs(
     table = table[pd.to_numeric(table[y], errors="coerce").notna()]
     numbers = pd.api.types.is_numeric_dtype(table[x])
     values = table[x].unique()
-    places = {value: value for value in sorted(values)} if numbers else {value: i for i, value in enumerate(values)}
+    order = sorted(values) if numbers else values
+    places = {value: value if numbers else i for i, value in enumerate(order)}
     parts = table.groupby(by, sort=True, dropna=False) if by else [(None, table)]
     for i, (name, part) in enumerate(parts):
-        groups = {places[value]: part[part[x] == value][y].astype(float).tolist() for value in places}
-        groups = {place: runs for place, runs in groups.items() if runs}
+        groups = {}
+        for value, place in places.items():
+            runs = part[part[x] == value][y]
+            if len(runs):
+                groups[place] = runs.astype(float).tolist()
         counted = _count_of_runs(list(groups.values()))
         label = f"mean of {counted}" if by is None else f"{by} {name} ({counted})"
         _draw_runs(ax, groups, color_of(name, i), "-" if numbers else "", label)
@@ -258,7 +264,8 @@ def plot_vectors(
     first_two = components[:, -2:].flip(1)
 
     def flat(vectors):
-        return ((vectors.detach().float().cpu() - mean) @ first_two).numpy()
+        centred = vectors.detach().float().cpu() - mean
+        return (centred @ first_two).numpy()
 
     after = flat(end)
     ax.scatter(*flat(table).T, s=4, color=COLORS["model"], alpha=0.35, lw=0, label="vocabulary")
