@@ -6,15 +6,16 @@
 __all__ = ['NET_KINDS', 'position_bits', 'PromptNet', 'ConditionalPrompt', 'directions', 'SubspacePrompt']
 
 # %% ../nbs/conditional.ipynb #c003
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from pathlib import Path
 
-from .files import read_tensors, write_folder, write_tensors
+from .files import read_tensors, tensor_hash, write_folder, write_tensors
 from .lm import FrozenLM
 from .measure import plural
+from .patching import patch
 from .prompts import SoftPrompt
 
 import torch
@@ -30,28 +31,32 @@ def position_bits(
 ) -> torch.Tensor:  # (n, bits) of -1 and 1
     "Each position's number in binary, the lowest bit first."
     bits = max(1, (n - 1).bit_length())
-    return torch.tensor([[2.0 * (i >> b & 1) - 1 for b in range(bits)] for i in range(n)])
+    rows = []
+    for position in range(n):
+        rows.append([1.0 if position >> bit & 1 else -1.0 for bit in range(bits)])
+    return torch.tensor(rows)
 
 
 class _Residual(nn.Module):
     "x plus what two layers make of it."
 
-    def __init__(self, width):
+    def __init__(self, width: int):
         super().__init__()
-        self.a, self.b = nn.Linear(width, width), nn.Linear(width, width)
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
 
-    def forward(self, x):
-        return x + self.b(nn.functional.mish(self.a(x)))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = nn.functional.mish(self.first(x))
+        return x + self.second(inner)
 
 
-def _body(kind, inputs, outputs, hidden, layers):
+def _body(kind: str, inputs: int, outputs: int, hidden: int, layers: int) -> nn.Module:
     "The layers of a network."
     if kind == "linear":
         return nn.Linear(inputs, outputs)
-    if kind == "mlp":
-        middle = [m for _ in range(layers) for m in (nn.Linear(hidden, hidden), nn.Mish())]
-    else:
-        middle = [_Residual(hidden) for _ in range(layers)]
+    middle = []
+    for _ in range(layers):
+        middle += [nn.Linear(hidden, hidden), nn.Mish()] if kind == "mlp" else [_Residual(hidden)]
     return nn.Sequential(nn.Linear(inputs, hidden), nn.Mish(), *middle, nn.Linear(hidden, outputs))
 
 # %% ../nbs/conditional.ipynb #c006
@@ -72,45 +77,71 @@ class PromptNet(nn.Module):
             raise ValueError(f"kind={kind!r}: use one of {', '.join(NET_KINDS)}.")
         if min(conditions, n, d, hidden) < 1 or layers < 0:
             raise ValueError(
-                f"conditions={conditions}, n={n}, hidden={hidden}, layers={layers}: give at least one of each, layers may be 0."
+                f"conditions={conditions}, n={n}, hidden={hidden}, layers={layers}: "
+                "give at least one of each, layers may be 0."
             )
-        self.n, self.d, self.shared = n, d, kind == "shared_resnet"
-        bits = position_bits(n).shape[1] if self.shared else 0
-        self.body = _body(kind, conditions + bits, d if self.shared else n * d, hidden, layers)
+        self.n = n
+        self.d = d
+        self.shared = kind == "shared_resnet"
+        if self.shared:
+            self.body = _body(kind, conditions + position_bits(n).shape[1], d, hidden, layers)
+        else:
+            self.body = _body(kind, conditions, n * d, hidden, layers)
 
-    def forward(self, c):
+    def forward(
+        self,
+        conditions: torch.Tensor,  # (C, k)
+    ) -> torch.Tensor:  # (C, n, d)
+        "The network's output for each condition."
+        count = len(conditions)
         if not self.shared:
-            return self.body(c).view(len(c), self.n, self.d)
-        bits = position_bits(self.n).to(c)
-        return self.body(torch.cat([c[:, None].expand(-1, self.n, -1), bits.expand(len(c), -1, -1)], 2))
+            return self.body(conditions).view(count, self.n, self.d)
+        bits = position_bits(self.n).to(conditions)
+        bits_of_each = bits.expand(count, -1, -1)
+        condition_of_each = conditions[:, None].expand(-1, self.n, -1)
+        inputs = torch.cat([condition_of_each, bits_of_each], 2)
+        return self.body(inputs)
 
 # %% ../nbs/conditional.ipynb #c011
 @lru_cache(maxsize=64)
-def _net(spec):
+def _net(spec: tuple) -> PromptNet:
     "A network without weights, for its form alone."
     with torch.device("meta"):
         return PromptNet(*spec)
 
 
-def _parts(spec, flat):
+def _parts(spec: tuple, flat: torch.Tensor) -> dict[str, torch.Tensor]:
     "A network's tensors out of one row."
-    shapes = {k: p.shape for k, p in _net(spec).named_parameters()}
-    return {k: p.view(s) for (k, s), p in zip(shapes.items(), flat.split([prod(s) for s in shapes.values()]))}
+    shapes = {name: parameter.shape for name, parameter in _net(spec).named_parameters()}
+    sizes = [prod(shape) for shape in shapes.values()]
+    pieces = flat.split(sizes)
+    parts = {}
+    for (name, shape), piece in zip(shapes.items(), pieces):
+        parts[name] = piece.view(shape)
+    return parts
 
 
-def _conditions(rows, k):
+def _condition_of(row: object) -> Sequence[float]:
+    "The condition of a row, which may be the condition itself; ValueError where it has none."
+    condition = row if isinstance(row, (tuple, list)) else getattr(row, "condition", None)
+    if condition is None:
+        raise ValueError(
+            "This prompt is made from a condition: call it with one, such as prompt((0.5,)), "
+            "or give rows that carry one (Encoded(..., condition=...))."
+        )
+    return condition
+
+
+def _distinct_conditions(rows: Sequence, size: int) -> tuple[list[tuple], list[int]]:
     "Distinct conditions of some rows, and which of them each row has."
-    seen, of = {}, []
-    for i, r in enumerate(rows):
-        c = r if isinstance(r, (tuple, list)) else getattr(r, "condition", None)
-        if c is None:
-            raise ValueError(
-                "This prompt is made from a condition: call it with one, such as prompt((0.5,)), or give rows that carry one (Encoded(..., condition=...))."
-            )
-        if len(c) != k:
-            raise ValueError(f"Row {i} has a condition of {len(c)} numbers and the prompt takes {k}.")
-        of.append(seen.setdefault(tuple(float(x) for x in c), len(seen)))
-    return list(seen), of
+    numbers, number_of_row = {}, []
+    for i, row in enumerate(rows):
+        condition = _condition_of(row)
+        if len(condition) != size:
+            raise ValueError(f"Row {i} has a condition of {len(condition)} numbers and the prompt takes {size}.")
+        condition = tuple(float(x) for x in condition)
+        number_of_row.append(numbers.setdefault(condition, len(numbers)))
+    return list(numbers), number_of_row
 
 # %% ../nbs/conditional.ipynb #c012
 @dataclass(frozen=True, repr=False)
@@ -130,122 +161,141 @@ class ConditionalPrompt(SoftPrompt):
         kind: str = "mlp",  # "linear", "mlp", "resnet" or "shared_resnet"
         how: str | torch.Tensor = "zeros",  # what the network's output is added to, see `SoftPrompt.init`
         seed: int = 0,  # of the network's weights
-        at="start",  # where the prompt goes
+        at: str | int = "start",  # where the prompt goes
         hidden: int = 128,  # width of the hidden layers
         layers: int = 0,  # hidden layers besides the first
-    ):
+    ) -> "ConditionalPrompt":
         "An untrained network for a model; raises ValueError for an unknown kind or sizes below one."
         first = SoftPrompt.init(lm, n, how, seed, at=at)
+        spec = (kind, conditions, n, lm.d_model, hidden, layers)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            flat = torch.cat(
-                [p.detach().flatten() for p in PromptNet(kind, conditions, n, lm.d_model, hidden, layers).parameters()]
-            )
+            network = PromptNet(*spec)
+        flat = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+        info = dict(init=f"{kind} network on {first.info['init']}", seed=seed)
         return cls(
-            flat[None].to(lm.device),
-            at,
-            first.base,
-            dict(init=f"{kind} network on {first.info['init']}", seed=seed),
-            (kind, conditions, n, lm.d_model, hidden, layers),
-            first.vectors,
-            lm.scale,
+            vectors=flat[None].to(first.vectors),
+            at=at,
+            base=first.base,
+            info=info,
+            spec=spec,
+            start=first.vectors,
+            scale=lm.scale,
         )
 
     @property
-    def n(self):
+    def n(self) -> int:
+        "Number of vectors that a row gets."
         return self.spec[2]
 
     @property
-    def width(self):
+    def width(self) -> int:
+        "Length of each vector that a row gets."
         return self.spec[3]
 
+    def __len__(self) -> int:
+        return self.n
+
+    def __repr__(self) -> str:
+        kind, conditions = self.spec[:2]
+        past = "untrained"
+        if "final_loss" in self.info:
+            past = f"loss {self.info['first_loss']:.3g} -> {self.info['final_loss']:.3g}"
+        return (
+            f"ConditionalPrompt({kind}, {conditions} {plural(conditions, 'number')} -> {self.n} x {self.width} "
+            f"for {self.base.get('name')}, {self.vectors.numel():,} parameters, {past})"
+        )
+
 # %% ../nbs/conditional.ipynb #c013
-def _form(self):
+@patch(as_prop=True)
+def form(self: ConditionalPrompt) -> str:
     "The network's form and what its output is added to, for the tuning's state."
-    return f"{self.spec} {self.scale} {hashlib.sha256(self.start.cpu().numpy().tobytes()).hexdigest()[:16]}"
+    return f"{self.spec} {self.scale} {tensor_hash(self.start)}"
 
 
-def _given(self, trained, rows):
-    "The vectors of each row, differentiable in the network's parameters."
-    seen, of = _conditions(rows, self.spec[1])
-    made = functional_call(_net(self.spec), _parts(self.spec, trained[0]), (torch.tensor(seen, device=trained.device),))
-    made = (self.start.to(trained) + self.scale * made).unbind(0)
-    return [made[i] for i in of]
-
-
-def _prompts(self, rows):
-    "The prompt of each row's condition."
-    vs, made = self.given(self.vectors, rows), {}
-    return [
-        made[id(v)] if id(v) in made else made.setdefault(id(v), SoftPrompt(v, self.at, self.base, self.info))
-        for v in vs
-    ]
-
-
-def _call(
+@patch
+def given(
     self: ConditionalPrompt,
-    condition,  # a number for each of the prompt's conditions
+    trained: torch.Tensor,  # (1, parameters) of the network
+    rows: Sequence,  # rows that carry a condition, or conditions
+) -> list[torch.Tensor]:  # (n, d) for each row, differentiable in `trained`
+    "The vectors of each row; rows with the same condition get the same tensor."
+    conditions, number_of_row = _distinct_conditions(rows, self.spec[1])
+    inputs = torch.tensor(conditions, dtype=trained.dtype, device=trained.device)
+    parameters = _parts(self.spec, trained[0])
+    outputs = functional_call(_net(self.spec), parameters, (inputs,))
+    made = self.start.to(trained) + self.scale * outputs
+    different = made.unbind(0)
+    return [different[number] for number in number_of_row]
+
+
+@patch
+def prompts(
+    self: ConditionalPrompt,
+    rows: Sequence,  # rows that carry a condition, or conditions
+) -> list[SoftPrompt]:
+    "The prompt of each row's condition."
+    given = self.given(self.vectors, rows)
+    made = {}
+    for vectors in given:
+        if id(vectors) not in made:
+            made[id(vectors)] = SoftPrompt(vectors, self.at, self.base, self.info)
+    return [made[id(vectors)] for vectors in given]
+
+
+@patch
+def __call__(
+    self: ConditionalPrompt,
+    condition: float | Sequence[float],  # a number for each of the prompt's conditions
 ) -> SoftPrompt:
     "The prompt for a condition."
-    return self.prompts([tuple(condition) if hasattr(condition, "__len__") else (condition,)])[0]
-
-
-def _repr(self):
-    i = self.info
-    end = f", loss {i['first_loss']:.3g} -> {i['final_loss']:.3g}" if "final_loss" in i else ", untrained"
-    return f"ConditionalPrompt({self.spec[0]}, {self.spec[1]} {plural(self.spec[1], 'number')} -> {self.n} x {self.width} for {self.base.get('name')}, {self.vectors.numel():,} parameters{end})"
-
-
-ConditionalPrompt.form, ConditionalPrompt.__len__ = property(_form), lambda self: self.n
-ConditionalPrompt.given, ConditionalPrompt.prompts, ConditionalPrompt.__call__, ConditionalPrompt.__repr__ = (
-    _given,
-    _prompts,
-    _call,
-    _repr,
-)
+    numbers = tuple(condition) if hasattr(condition, "__len__") else (condition,)
+    return self.prompts([numbers])[0]
 
 # %% ../nbs/conditional.ipynb #c019
-def _save(
+_FILE = "conditional.safetensors"
+
+
+@patch
+def save(
     self: ConditionalPrompt,
-    folder,  # a folder; one that holds a saved conditional prompt is replaced
+    folder: str | Path,  # a folder; one that holds a saved conditional prompt is replaced
 ) -> Path:
-    "Write the network whole or not at all; raises FileExistsError over anything else."
+    "Write the network in float32, whole or not at all; raises FileExistsError over anything else."
     folder = Path(folder)
-    if folder.exists() and {f.name for f in folder.iterdir()} - {"conditional.safetensors"}:
+    if folder.exists() and {file.name for file in folder.iterdir()} - {_FILE}:
         raise FileExistsError(
             f"{str(folder)!r} exists and is not a saved conditional prompt, so nothing was written: give a new folder."
         )
+    tensors = dict(parameters=self.vectors.float(), start=self.start.float())
     note = dict(spec=list(self.spec), scale=self.scale, at=self.at, base=self.base, info=self.info)
-    write_folder(
-        folder,
-        lambda to: write_tensors(to / "conditional.safetensors", dict(parameters=self.vectors, start=self.start), note),
-    )
+    write_folder(folder, lambda tmp: write_tensors(tmp / _FILE, tensors, note))
     return folder
 
 
-def _load(
-    cls,
-    folder,  # a folder that `save` wrote
+@patch(cls_method=True)
+def load(
+    cls: ConditionalPrompt,
+    folder: str | Path,  # a folder that `save` wrote
     lm: FrozenLM,  # the model that it was trained on
 ) -> ConditionalPrompt:
     "A saved conditional prompt; raises ValueError for another model, FileNotFoundError where there is none."
-    t, note = read_tensors(Path(folder) / "conditional.safetensors")
-    if note["base"].get("fingerprint") != lm.fingerprint:
+    tensors, note = read_tensors(Path(folder) / _FILE)
+    base = note["base"]
+    if base.get("fingerprint") != lm.fingerprint:
         raise ValueError(
-            f"This prompt was trained on {note['base'].get('name')}, whose embedding table is not that of {lm.name}: load it on the model that it was trained on."
+            f"This prompt was trained on {base.get('name')}, whose embedding table is not that of {lm.name}: "
+            "load it on the model that it was trained on."
         )
     return cls(
-        t["parameters"].to(lm.device),
-        note["at"],
-        note["base"],
-        note["info"],
-        tuple(note["spec"]),
-        t["start"].to(lm.device),
-        note["scale"],
+        vectors=tensors["parameters"].to(lm.device),
+        at=note["at"],
+        base=base,
+        info=note["info"],
+        spec=tuple(note["spec"]),
+        start=tensors["start"].to(lm.device),
+        scale=note["scale"],
     )
-
-
-ConditionalPrompt.save, ConditionalPrompt.load = _save, classmethod(_load)
 
 # %% ../nbs/conditional.ipynb #c023
 def directions(
@@ -255,25 +305,26 @@ def directions(
     seed: int = 0,  # of the random ones
 ) -> torch.Tensor:  # (k, d) orthogonal rows of norm sqrt(d/k)
     "The basis of a subspace; raises ValueError for more directions than there are dimensions."
-    d = lm.d_model
-    if not 1 <= k <= d:
-        raise ValueError(f"k={k} directions: give 1 to {d}, the width of {lm.name}.")
+    width = lm.d_model
+    if not 1 <= k <= width:
+        raise ValueError(f"k={k} directions: give 1 to {width}, the width of {lm.name}.")
     if kind == "random":
-        Q = torch.linalg.qr(torch.randn(d, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))[0].T
+        generator = torch.Generator().manual_seed(seed)
+        columns = torch.linalg.qr(torch.randn(width, k, generator=generator, dtype=torch.float64))[0]
     elif kind == "pca":
-        Q = (
-            torch.linalg.eigh(torch.cov(torch.cat([r.float().cpu() for r in lm.embed_rows()]).T.double()))[1]
-            .flip(1)[:, :k]
-            .T
-        )
+        table = torch.cat([rows.float().cpu() for rows in lm.embed_rows()])
+        rising = torch.linalg.eigh(torch.cov(table.T.double()))[1]
+        columns = rising.flip(1)[:, :k]
     else:
         raise ValueError(f"kind={kind!r}: use 'random' or 'pca'.")
-    return (Q * (d / k) ** 0.5).float().contiguous()
+    return (columns.T * (width / k) ** 0.5).float().contiguous()
 
 # %% ../nbs/conditional.ipynb #c024
 @dataclass(frozen=True, repr=False)
 class SubspacePrompt(SoftPrompt):
-    "A prompt whose vectors differ from their start in k fixed directions only; `vectors` holds the (n, k) coordinates. `init` raises ValueError for a basis of another width."
+    """A prompt whose vectors differ from their start in k fixed directions only.
+
+    `vectors` holds the (n, k) coordinates. `init` raises ValueError for a basis of another width."""
 
     start: torch.Tensor | None = None  # (n, d)
     basis: torch.Tensor | None = None  # (k, d)
@@ -287,47 +338,56 @@ class SubspacePrompt(SoftPrompt):
         basis: str | torch.Tensor = "random",  # "random", "pca" or a (k, d) tensor
         how: str | torch.Tensor = "vocab",  # the start, see `SoftPrompt.init`
         seed: int = 0,  # of start and basis
-        at="start",  # where the prompt goes
-    ):
+        at: str | int = "start",  # where the prompt goes
+    ) -> "SubspacePrompt":
         "An untrained prompt: zero coordinates, so that it is its start."
         first = SoftPrompt.init(lm, n, how, seed, at=at)
-        B = directions(lm, k, basis, seed) if isinstance(basis, str) else basis.float()
-        if B.ndim != 2 or B.shape[1] != lm.d_model:
-            raise ValueError(f"The basis has shape {tuple(B.shape)}; this model needs (k, {lm.d_model}).")
+        rows = directions(lm, k, basis, seed) if isinstance(basis, str) else basis.float()
+        if rows.ndim != 2 or rows.shape[1] != lm.d_model:
+            raise ValueError(f"The basis has shape {tuple(rows.shape)}; this model needs (k, {lm.d_model}).")
+        zeros = torch.zeros(first.n, len(rows), dtype=first.vectors.dtype, device=lm.device)
+        info = first.info | dict(k=len(rows))
         return cls(
-            torch.zeros(first.n, len(B), device=lm.device),
-            at,
-            first.base,
-            first.info | dict(k=len(B)),
-            first.vectors,
-            B.to(lm.device),
+            vectors=zeros,
+            at=at,
+            base=first.base,
+            info=info,
+            start=first.vectors,
+            basis=rows.to(lm.device),
         )
 
     @property
-    def width(self):
+    def width(self) -> int:
+        "Length of each vector that a row gets."
         return self.basis.shape[1]
 
     @property
-    def form(self):
-        return hashlib.sha256(self.start.cpu().numpy().tobytes() + self.basis.cpu().numpy().tobytes()).hexdigest()[:16]
+    def form(self) -> str:
+        "What the coordinates are added to and stand in, for the tuning's state."
+        return tensor_hash(self.start, self.basis)
 
-    def given(self, trained, rows):
-        return [self.start.to(trained) + trained @ self.basis.to(trained)] * len(rows)
+    def given(self, trained: torch.Tensor, rows: Sequence) -> list[torch.Tensor]:
+        "The start plus what the coordinates make of the directions, the same for each row."
+        moved = trained @ self.basis.to(trained)
+        return [self.start.to(trained) + moved] * len(rows)
+
+    def prompts(self, rows: Sequence) -> list[SoftPrompt]:
+        return [self.plain()] * len(rows)
+
+    def save(self, folder: str | Path) -> Path:
+        "Write the prompt as a plain one, which `SoftPrompt.load` reads."
+        return self.plain().save(folder)
+
+    def __repr__(self) -> str:
+        k = self.vectors.shape[1]
+        return (
+            f"SubspacePrompt({self.n} x {self.width} in {k} {plural(k, 'direction')}, "
+            f"{self.vectors.numel()} numbers, for {self.base.get('name')})"
+        )
 
 # %% ../nbs/conditional.ipynb #c025
-def _plain(self: SubspacePrompt) -> SoftPrompt:
+@patch
+def plain(self: SubspacePrompt) -> SoftPrompt:
     "The same prompt as a `SoftPrompt`."
-    return SoftPrompt(self.given(self.vectors, [None])[0], self.at, self.base, self.info)
-
-
-def _save_plain(self, folder):
-    "Write the prompt as a plain one."
-    return self.plain().save(folder)
-
-
-def _few_repr(self):
-    return f"SubspacePrompt({self.n} x {self.width} in {(k := self.vectors.shape[1])} {plural(k, 'direction')}, {self.vectors.numel()} numbers, for {self.base.get('name')})"
-
-
-SubspacePrompt.plain, SubspacePrompt.save, SubspacePrompt.__repr__ = _plain, _save_plain, _few_repr
-SubspacePrompt.prompts = lambda self, rows: [self.plain()] * len(rows)
+    vectors = self.given(self.vectors, [None])[0]
+    return SoftPrompt(vectors, self.at, self.base, self.info)

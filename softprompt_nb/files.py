@@ -34,22 +34,22 @@ from safetensors.torch import save as tensor_bytes
 # %% ../nbs/files.ipynb #c004
 def sync(
     path: str | Path,  # a file or a folder
-):
+) -> None:
     "Wait until the disk has what was written to a file, or a folder's list of names."
     if os.name == "nt":
         return  # Windows syncs only what is open for writing
-    fd = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(fd)
+        os.fsync(handle)
     except OSError:
         if not os.path.isdir(path):
             raise  # some file systems cannot sync a folder, and have nothing to sync there
     finally:
-        os.close(fd)
+        os.close(handle)
 
 
 @contextmanager
-def _beside(path, tmp):
+def _beside(path: Path, tmp: str | Path | None) -> Iterator[Path]:
     "An unused name on the same file system; what is there at the end goes."
     new = Path(tmp or path.parent) / f".{path.name}-{secrets.token_hex(4)}"
     new.parent.mkdir(parents=True, exist_ok=True)
@@ -70,32 +70,35 @@ def write_file(
     "Write a file whole or not at all; raises OSError (a full disk, say) with the old file untouched."
     path = Path(path)
     with _beside(path, tmp) as new:
-        with open(new, "xb") as f:
-            f.write(data.encode() if isinstance(data, str) else data)
-            f.flush()
-            os.fsync(f.fileno())
+        with open(new, "xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(new, path)
         sync(path.parent)
     return path
 
 # %% ../nbs/files.ipynb #c010
-def _exchange(a, b):
+_SWAP = 2  # the flag RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
+_CALLS = dict(linux=("renameat2", -100), darwin=("renameatx_np", -2))  # system call, and its word for "this folder"
+
+
+def _exchange(first: Path, second: Path) -> bool:
     "Swap two names in one step; False where the system cannot."
-    call, flag, here = dict(linux=("renameat2", 2, -100), darwin=("renameatx_np", 2, -2)).get(
-        sys.platform, (None, 0, 0)
-    )
+    name, here = _CALLS.get(sys.platform, ("", 0))
     try:
-        f = getattr(ctypes.CDLL(None, use_errno=True), call or "")
+        call = getattr(ctypes.CDLL(None, use_errno=True), name)
     except (AttributeError, OSError, TypeError):
         return False
-    return f(here, os.fsencode(a), here, os.fsencode(b), flag) == 0
+    return call(here, os.fsencode(first), here, os.fsencode(second), _SWAP) == 0
 
 
-def _put(new, folder):
+def _put(new: Path, folder: Path) -> None:
     "Give a finished folder its name, whatever had that name before."
     if not folder.exists():
-        return os.rename(new, folder)
+        os.rename(new, folder)
+        return
     if _exchange(new, folder):
         return  # the old one now has the temporary name, and goes with it
     old = new.with_name(new.name + "-old")
@@ -110,7 +113,7 @@ def _put(new, folder):
 # %% ../nbs/files.ipynb #c011
 def write_folder(
     folder: str | Path,  # the folder
-    write: Callable,  # fills an empty folder that it is given
+    write: Callable[[Path], object],  # fills an empty folder that it is given
     replace: bool = True,  # replace a folder that exists? With False the first writer wins
     tmp: str | Path | None = None,  # folder for the temporary name, on the same file system; default: beside the folder
 ) -> bool:  # False when another was first
@@ -121,12 +124,15 @@ def write_folder(
     with _beside(folder, tmp) as new:
         new.mkdir()
         write(new)
-        for p in new.rglob("*"):
-            sync(p)
+        for path in new.rglob("*"):
+            sync(path)
         sync(new)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _put(new, folder) if replace else os.rename(new, folder)
+            if replace:
+                _put(new, folder)
+            else:
+                os.rename(new, folder)
         except OSError:
             if replace or not folder.exists():
                 raise
@@ -145,13 +151,17 @@ def tensor_hash(
     return digest.hexdigest()[:16]
 
 # %% ../nbs/files.ipynb #c015
-def _digest(tensors):
+_KEY = "softprompt_nb"  # one key of the header: several would come in a different order each time
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
     "A hash of names, types, shapes and values."
-    h = hashlib.sha256()
-    for k in sorted(tensors):
-        h.update(f"{k}|{tensors[k].dtype}|{tuple(tensors[k].shape)}|".encode())
-        h.update(tensors[k].reshape(-1).view(torch.uint8).numpy())
-    return h.hexdigest()
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def write_tensors(
@@ -161,48 +171,50 @@ def write_tensors(
     tmp: str | Path | None = None,  # folder for the temporary name; default: beside the file
 ) -> Path:  # the file
     "One safetensors file with a note in its header, whole or not at all; raises OSError with the old file untouched."
-    t = {k: torch.as_tensor(v).detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    return write_file(
-        path, tensor_bytes(t, metadata={"softprompt_nb": json.dumps(dict(note=note or {}, sha256=_digest(t)))}), tmp
-    )  # one key: several would come in a different order each time
+    copies = {name: torch.as_tensor(value).detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    header = json.dumps(dict(note=note or {}, sha256=_digest(copies)))
+    return write_file(path, tensor_bytes(copies, metadata={_KEY: header}), tmp)
 
 
 def read_tensors(
     path: str | Path,  # a file that `write_tensors` wrote
-) -> tuple:  # tensors on the CPU, note
+) -> tuple[dict[str, torch.Tensor], dict]:  # tensors on the CPU, note
     "Tensors and note; raises FileNotFoundError, or ValueError for a damaged or foreign file."
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     try:
-        with safe_open(path, "pt") as f:
-            meta, t = (f.metadata() or {}).get("softprompt_nb"), {k: f.get_tensor(k).clone() for k in f.keys()}
+        with safe_open(path, "pt") as file:
+            header = (file.metadata() or {}).get(_KEY)
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name).clone() for name in names}
     except SafetensorError as e:
         raise ValueError(
             f"{str(path)!r} is damaged or no safetensors file ({e}): delete it, so that it is made again."
         ) from e
-    if meta is None:
+    if header is None:
         raise ValueError(
             f"{str(path)!r} was not written by write_tensors, as its header has no note: give another file."
         )
-    meta = json.loads(meta)
-    if _digest(t) != meta["sha256"]:
+    facts = json.loads(header)
+    if _digest(tensors) != facts["sha256"]:
         raise ValueError(
             f"{str(path)!r} is damaged, its checksum does not fit its content: delete it, so that it is made again."
         )
-    return t, meta["note"]
+    return tensors, facts["note"]
 
 # %% ../nbs/files.ipynb #r3db027
 def stored(
     name: str,  # of a results file, such as "soft-to-hard.json"
 ) -> Path | None:  # the file; None where there is none
     "A results file of the repository, whether Python runs beside the papers' pages, in `nbs` or at the top."
-    return next(
-        (p for folder in ("results", "papers/results", "nbs/papers/results") if (p := Path(folder) / name).is_file()),
-        None,
-    )
+    for folder in ("results", "papers/results", "nbs/papers/results"):
+        file = Path(folder) / name
+        if file.is_file():
+            return file
+    return None
 
-# %% ../nbs/files.ipynb #nc7746eb
+# %% ../nbs/files.ipynb #n993925b
 def _plain(value: Any) -> Any:
     "A setting as JSON takes it; what JSON does not take is told by its repr."
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -245,7 +257,7 @@ def about_results(
         seeds=[int(seed) for seed in seeds],
     )
 
-# %% ../nbs/files.ipynb #n827345f
+# %% ../nbs/files.ipynb #nc76b089
 @dataclass(frozen=True)
 class Results:
     "What a results file holds."

@@ -36,7 +36,9 @@ def refuse_unsupported(
 
 # %% ../nbs/lm.ipynb #c012
 class FrozenLM:
-    "A causal language model that never trains, with its tokenizer; raises ValueError for memory settings that the model cannot have."
+    """A causal language model that never trains, with its tokenizer.
+
+    Raises ValueError for memory settings that the model cannot have."""
 
     def __init__(
         self,
@@ -128,7 +130,7 @@ def token_ids(
     special: bool = False,  # with the special tokens that the tokenizer adds to a whole text?
 ) -> list[int]:
     "Token ids of a text."
-    return self.tokenizer(text, add_special_tokens=special)["input_ids"]
+    return self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]  # of any length, no warning
 
 
 @patch

@@ -7,7 +7,7 @@ __all__ = ['plural', 'Measured', 'proportion', 'mean', 'resamples', 'holm', 'ove
 
 # %% ../nbs/measure.ipynb #c003
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,36 +33,38 @@ class Measured:
     seeds: tuple = ()  # seeds that took part
     items: tuple = ()  # the value of each item, for paired comparisons
 
-    def __float__(self):
+    def __float__(self) -> float:
         return self.value
 
-    def __eq__(self, o):
-        return self.value == float(o)
+    def __eq__(self, other: object) -> bool:
+        return self.value == float(other)
 
-    def __lt__(self, o):
-        return self.value < float(o)
+    def __lt__(self, other: object) -> bool:
+        return self.value < float(other)
 
-    def __le__(self, o):
-        return self.value <= float(o)
+    def __le__(self, other: object) -> bool:
+        return self.value <= float(other)
 
-    def __gt__(self, o):
-        return self.value > float(o)
+    def __gt__(self, other: object) -> bool:
+        return self.value > float(other)
 
-    def __ge__(self, o):
-        return self.value >= float(o)
+    def __ge__(self, other: object) -> bool:
+        return self.value >= float(other)
 
-    def __sub__(self, o):
-        return self.value - float(o)
+    def __sub__(self, other: object) -> float:
+        return self.value - float(other)
 
-    def __rsub__(self, o):
-        return float(o) - self.value
+    def __rsub__(self, other: object) -> float:
+        return float(other) - self.value
 
-    def __format__(self, spec):
+    def __format__(self, spec: str) -> str:
         return format(self.value, spec) if spec else str(self)
 
-    def __repr__(self):
-        s = f", {plural(len(self.seeds), 'seed')} {', '.join(map(str, self.seeds))}" if self.seeds else ""
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}] (n={self.n}{s})"
+    def __repr__(self) -> str:
+        behind = f"n={self.n}"
+        if self.seeds:
+            behind += f", {plural(len(self.seeds), 'seed')} {', '.join(map(str, self.seeds))}"
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}] ({behind})"
 
 # %% ../nbs/measure.ipynb #c006
 _Z = {0.9: 1.6448536269514722, 0.95: 1.959963984540054, 0.99: 2.5758293035489004}
@@ -79,19 +81,20 @@ def proportion(
         raise ValueError("A share of no items has no value: give at least one item.")
     if level not in _Z:
         raise ValueError(f"level={level}: use one of {', '.join(map(str, _Z))}.")
-    p, z = sum(map(bool, hits)) / n, _Z[level]
-    mid, half = (
-        (p + z * z / (2 * n)) / (1 + z * z / n),
-        z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n),
-    )
+    share = sum(map(bool, hits)) / n
+    z = _Z[level]
+    scale = 1 + z * z / n
+    middle = (share + z * z / (2 * n)) / scale
+    spread = share * (1 - share) / n + z * z / (4 * n * n)
+    half = z * math.sqrt(spread) / scale
     return Measured(
-        p,
-        max(0.0, min(p, mid - half)),
-        min(1.0, max(p, mid + half)),
-        n,
-        level,
-        tuple(seeds),
-        tuple(float(bool(h)) for h in hits),
+        value=share,
+        low=max(0.0, min(share, middle - half)),
+        high=min(1.0, max(share, middle + half)),
+        n=n,
+        level=level,
+        seeds=tuple(seeds),
+        items=tuple(float(bool(hit)) for hit in hits),
     )
 
 # %% ../nbs/measure.ipynb #c010
@@ -103,15 +106,27 @@ def mean(
     draws: int = 1000,  # bootstrap samples
 ) -> Measured:
     "(Weighted) mean with a percentile bootstrap interval over items (Efron 1979); raises ValueError without items."
-    v = np.asarray([float(x) for x in values])
-    if len(v) == 0:
+    items = np.asarray([float(x) for x in values])
+    n = len(items)
+    if n == 0:
         raise ValueError("A mean of no items has no value: give at least one item.")
-    w = np.ones_like(v) if weights is None else np.asarray([float(x) for x in weights])
-    pick = np.random.default_rng(0).integers(0, len(v), (draws, len(v)))
-    boot = (v[pick] * w[pick]).sum(1) / w[pick].sum(1)
-    lo, hi = np.quantile(boot, [(1 - level) / 2, (1 + level) / 2])
+    shares = np.ones_like(items)
+    if weights is not None:
+        shares = np.asarray([float(x) for x in weights])
+    value = (items * shares).sum() / shares.sum()
+    pick = np.random.default_rng(0).integers(0, n, (draws, n))
+    drawn, drawn_shares = items[pick], shares[pick]
+    boot = (drawn * drawn_shares).sum(1) / drawn_shares.sum(1)
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(boot, ends)
     return Measured(
-        float((v * w).sum() / w.sum()), float(lo), float(hi), len(v), level, tuple(seeds), tuple(v.tolist())
+        value=float(value),
+        low=float(low),
+        high=float(high),
+        n=n,
+        level=level,
+        seeds=tuple(seeds),
+        items=tuple(items.tolist()),
     )
 
 # %% ../nbs/measure.ipynb #c011b
@@ -119,34 +134,36 @@ def resamples(
     groups: Sequence,  # group of each item; all the same for a plain bootstrap
     draws: int = 2000,  # bootstrap samples
     seed: int = 0,  # of the samples
-):  # positions of the items, an array for each sample
+) -> Iterator[np.ndarray]:  # positions of the items, an array for each sample
     "Bootstrap samples within groups (Efron & Tibshirani 1993), one after another."
-    rng, own = np.random.default_rng(seed), [np.flatnonzero(np.asarray(groups) == g) for g in np.unique(groups)]
+    rng = np.random.default_rng(seed)
+    group_of = np.asarray(groups)
+    members = [np.flatnonzero(group_of == group) for group in np.unique(groups)]
     for _ in range(draws):
-        yield np.concatenate([rng.choice(i, len(i)) for i in own])
+        yield np.concatenate([rng.choice(positions, len(positions)) for positions in members])
 
 # %% ../nbs/measure.ipynb #c011e
 def holm(
     p: Sequence[float],  # p values of all comparisons that are read together
 ) -> np.ndarray:  # the corrected ones, in the same order
     "Holm's correction of p values (Holm 1979)."
-    p, order = np.asarray(p, float), np.argsort(p)
-    out = np.empty(len(p))
-    out[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return out
+    values = np.asarray(p, float)
+    order = np.argsort(p)
+    left = np.arange(len(values), 0, -1)  # comparisons that are not rejected yet, as the smallest goes first
+    corrected = np.empty(len(values))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(values[order] * left))
+    return corrected
 
 # %% ../nbs/measure.ipynb #c013
-def _t95(df):
-    "The 97.5 % point of Student's t: exact to 0.2 %, by its expansion around the normal one from 5 degrees of freedom on."
+def _t95(freedom: int) -> float:
+    "The 97.5 % point of Student's t, exact to 0.2 %: from 5 degrees of freedom on by expansion around the normal one."
+    if freedom < 5:
+        return (12.706, 4.303, 3.182, 2.776)[freedom - 1]
     z = _Z[0.95]
-    if df < 5:
-        return (12.706, 4.303, 3.182, 2.776)[df - 1]
-    return (
-        z
-        + (z**3 + z) / (4 * df)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * df**3)
-    )
+    first = (z**3 + z) / (4 * freedom)
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    return z + first + second + third
 
 
 def over_runs(
@@ -154,10 +171,19 @@ def over_runs(
     seeds: Sequence[int] = (),  # their seeds
 ) -> Measured:
     "Mean over runs with Student's 95 % interval; raises ValueError without runs."
-    v = np.asarray([float(x) for x in values])
-    if len(v) == 0:
+    runs = np.asarray([float(x) for x in values])
+    n = len(runs)
+    if n == 0:
         raise ValueError("A mean of no runs has no value: give at least one run.")
-    half = _t95(len(v) - 1) * v.std(ddof=1) / math.sqrt(len(v)) if len(v) > 1 else math.nan
+    half = math.nan
+    if n > 1:
+        half = _t95(n - 1) * runs.std(ddof=1) / math.sqrt(n)
+    middle = runs.mean()
     return Measured(
-        float(v.mean()), float(v.mean() - half), float(v.mean() + half), len(v), 0.95, tuple(seeds), tuple(v.tolist())
+        value=float(middle),
+        low=float(middle - half),
+        high=float(middle + half),
+        n=n,
+        seeds=tuple(seeds),
+        items=tuple(runs.tolist()),
     )

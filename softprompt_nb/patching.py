@@ -17,7 +17,9 @@ def patch(
     cached: bool = False,  # with `as_prop`: is it computed once for each object?
     cls_method: bool = False,  # is it called on the class? Its first parameter is annotated all the same
 ) -> Callable:  # the function itself
-    "Make a function a method of a class of its module; raises TypeError where the class is not named or lives elsewhere."
+    """Make a function a method of a class of its module.
+
+    Raises TypeError where the class is not named or lives elsewhere."""
     if function is None:
         return partial(patch, as_prop=as_prop, cached=cached, cls_method=cls_method)
     cls = next(iter(function.__annotations__.values()), None)

@@ -7,27 +7,24 @@ __all__ = ['COLORS', 'SERIES', 'COLORS_OF', 'color_of', 'axes', 'panels', 'plot_
            'plot_runs', 'plot_vectors']
 
 # %% ../nbs/plots.ipynb #c003
-from .measure import over_runs, plural
+from collections.abc import Sequence
+
+from .lm import FrozenLM
+from .measure import Measured, over_runs, plural
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from matplotlib.axes import Axes
 
 # %% ../nbs/plots.ipynb #c004
 COLORS = dict(
     prompt="#0173b2", instruction="#de8f05", shots="#029e73", model="#949494", start="#cc78bc", accent="#d55e00"
 )
-SERIES = (
-    "#0173b2",
-    "#de8f05",
-    "#029e73",
-    "#d55e00",
-    "#cc78bc",
-    "#ca9161",
-    "#56b4e9",
-)  # the palette without grey, pale pink and yellow, which are too faint for lines
+# the palette without grey, pale pink and yellow, which are too faint for lines
+SERIES = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#56b4e9")
 
 COLORS_OF = {
     # families of capabilities
@@ -71,7 +68,7 @@ COLORS_OF = {
 
 
 def color_of(
-    name,  # what is drawn
+    name: object,  # what is drawn
     i: int = 0,  # its number among what is drawn, for a name without a colour of its own
 ) -> str:  # a hex colour
     "The colour that a thing has on every page."
@@ -79,15 +76,14 @@ def color_of(
 
 # %% ../nbs/plots.ipynb #c004b
 def axes(
-    ax=None,  # where to draw; None for a new figure
-    size=(5.5, 3),  # inches
-):
+    ax: Axes | None = None,  # where to draw; None for a new figure
+    size: tuple[float, float] = (5.5, 3),  # inches
+) -> Axes:
     "A bare axis in the house style."
     if ax is not None:
         return ax
-    fig = plt.figure(
-        figsize=size, dpi=100, layout="constrained"
-    )  # outside the style's context, which would undo what a notebook's backend sets on first use
+    # outside the style's context, which would undo what a notebook's backend sets on first use
+    fig = plt.figure(figsize=size, dpi=100, layout="constrained")
     with sns.axes_style("ticks"):
         ax = fig.add_subplot()
     sns.despine(ax=ax)
@@ -95,146 +91,158 @@ def axes(
 
 
 def panels(
-    rows: int = 1,
+    rows: int = 1,  # of axes
     cols: int = 1,  # of axes
-    size=(9, 3),  # inches, of all together; a page is 700 pixels wide, and shrinks what is wider
-    **kw,  # more arguments of matplotlib's `Figure.subplots`, such as sharey
+    size: tuple[float, float] = (9, 3),  # inches of all together; a page is 700 pixels wide, and shrinks what is wider
+    **options,  # more arguments of matplotlib's `Figure.subplots`, such as sharey
 ) -> np.ndarray:  # (rows, cols) of axes
     "Several bare axes of one figure, in the house style."
     fig = plt.figure(figsize=size, dpi=100, layout="constrained")
     with sns.axes_style("ticks"):
-        all_axes = fig.subplots(rows, cols, squeeze=False, **kw)
+        all_axes = fig.subplots(rows, cols, squeeze=False, **options)
     for ax in all_axes.flat:
         sns.despine(ax=ax)
     return all_axes
 
 # %% ../nbs/plots.ipynb #rplothist
 def plot_history(
-    history,  # a run's history
-    ax=None,  # where to draw; None for a new figure
-):
-    "Loss along the steps of a tuning, with its running mean; what was measured besides too: held-out loss, and accuracy on an axis of its own."
+    history: pd.DataFrame,  # a run's history: columns `step` and `loss`, and `smooth`, `valid`, `accuracy` if measured
+    ax: Axes | None = None,  # where to draw; None for a new figure
+) -> Axes:
+    """Loss along the steps of a tuning, with its running mean.
+
+    What was measured besides is drawn too: held-out loss, and accuracy on an axis of its own."""
     ax = axes(ax)
     ax.plot(history.step, history.loss, color=COLORS["prompt"], alpha=0.35, lw=1, label="batch")
     if "smooth" in history:
         ax.plot(history.step, history.smooth, color=COLORS["prompt"], lw=2, label="running mean")
     if "valid" in history:
-        ax.plot(
-            *history.dropna(subset="valid")[["step", "valid"]].to_numpy().T,
-            "o-",
-            color=COLORS["accent"],
-            ms=4,
-            label="held out",
-        )
+        held_out = history.dropna(subset="valid")
+        ax.plot(held_out.step, held_out.valid, "o-", color=COLORS["accent"], ms=4, label="held out")
     ax.set(xlabel="step", ylabel="loss (nats per token)", ylim=(0, None))
     ax.xaxis.get_major_locator().set_params(integer=True)
     lines, names = ax.get_legend_handles_labels()
     if "accuracy" in history:
-        other = ax.twinx()
-        lines += other.plot(
-            *history.dropna(subset="accuracy")[["step", "accuracy"]].to_numpy().T, "s--", color=COLORS["shots"], ms=4
-        )
-        other.set(ylim=(0, 1.02), ylabel="accuracy")
+        measured = history.dropna(subset="accuracy")
+        right = ax.twinx()
+        lines += right.plot(measured.step, measured.accuracy, "s--", color=COLORS["shots"], ms=4)
+        right.set(ylim=(0, 1.02), ylabel="accuracy")
         names.append("accuracy")
     ax.legend(lines, names, frameon=False)
     return ax
 
 # %% ../nbs/plots.ipynb #c006
 def plot_histories(
-    histories,  # a history for each run
-    ax=None,  # where to draw; None for a new figure
-):
+    histories: Sequence[pd.DataFrame],  # a history for each run
+    ax: Axes | None = None,  # where to draw; None for a new figure
+) -> Axes:
     "Running mean of the loss of several runs, and the median over those still under way."
     ax = axes(ax)
-    for h in histories:
-        ax.plot(h.step, h.smooth, color=COLORS["prompt"], alpha=max(0.08, min(0.5, 5 / len(histories))), lw=1)
+    count = len(histories)
+    faintness = max(0.08, min(0.5, 5 / max(1, count)))
+    for history in histories:
+        ax.plot(history.step, history.smooth, color=COLORS["prompt"], alpha=faintness, lw=1)
     middle = pd.concat(histories).groupby("step").smooth.median()
-    ax.plot(
-        middle.index,
-        middle,
-        color=COLORS["accent"],
-        lw=2,
-        label=f"median of {len(histories)} {plural(len(histories), 'run')}",
-    )
+    label = f"median of {count} {plural(count, 'run')}"
+    ax.plot(middle.index, middle, color=COLORS["accent"], lw=2, label=label)
     ax.set(xlabel="step", ylabel="loss (nats per token)", ylim=(0, None))
     ax.legend(frameon=False)
     return ax
 
 # %% ../nbs/plots.ipynb #c009
+def _errors(values: Sequence[Measured]) -> np.ndarray:  # (2, values)
+    "How far intervals reach below and above their values, as matplotlib takes it."
+    below, above = [], []
+    for value in values:
+        below.append(float(value) - value.low)
+        above.append(value.high - float(value))
+    return np.array([below, above])
+
+
 def plot_shares(
-    table,  # DataFrame of `Measured` values: a row for each group, a column for each condition
-    ax=None,  # where to draw; None for a new figure
+    table: pd.DataFrame,  # of `Measured` values: a row for each group, a column for each condition
+    ax: Axes | None = None,  # where to draw; None for a new figure
     ylabel: str = "exact match",  # what the shares are
-    colors=None,  # column -> colour
-):
+    colors: dict[str, str] | None = None,  # column -> colour
+) -> Axes:
     "Grouped bars of measured values with their intervals."
     ax = axes(ax, (min(7, max(4, 1.5 + 1.3 * len(table))), 3))  # a page is 700 pixels wide
-    width = 0.8 / len(table.columns)
-    for j, col in enumerate(table.columns):
-        v = table[col].tolist()
-        x = np.arange(len(v)) + (j - (len(table.columns) - 1) / 2) * width
-        err = np.array([[float(m) - m.low for m in v], [m.high - float(m) for m in v]]).clip(min=0)
+    columns = len(table.columns)
+    width = 0.8 / columns
+    for j, column in enumerate(table.columns):
+        values = table[column].tolist()
         ax.bar(
-            x,
-            [float(m) for m in v],
+            np.arange(len(values)) + (j - (columns - 1) / 2) * width,
+            [float(value) for value in values],
             width * 0.92,
-            yerr=err,
-            color=(colors or {}).get(col, color_of(col, j)),
+            yerr=_errors(values).clip(min=0),
+            color=(colors or {}).get(column, color_of(column, j)),
             error_kw=dict(lw=1, ecolor="#444444"),
-            label=col,
+            label=column,
         )
     ax.set_xticks(np.arange(len(table)), table.index)
     ax.set(ylim=(0, 1.02), ylabel=ylabel)
-    ax.legend(
-        frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4 if len(table) > 3 else 2
-    )  # above, so that the bars have the whole width
+    # above, so that the bars have the whole width
+    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4 if len(table) > 3 else 2)
     return ax
 
 # %% ../nbs/plots.ipynb #c013
+def _count_of_runs(groups: Sequence[Sequence[float]]) -> str:
+    "How many runs stand behind each mean, in words."
+    counts = sorted({len(group) for group in groups})
+    if not counts:
+        return "no run"
+    numbers = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+    return f"{numbers} {plural(max(counts), 'run')}"
+
+
+def _draw_runs(ax: Axes, groups: dict[float, list[float]], color: str, line: str, label: str) -> None:
+    "Runs at their places along the axis as points, and their means with intervals."
+    along = [place for place, values in groups.items() for _ in values]
+    points = [value for values in groups.values() for value in values]
+    means = [over_runs(values) for values in groups.values()]
+    ax.scatter(along, points, s=22, facecolor="none", edgecolor=color, lw=1)
+    ax.errorbar(
+        list(groups),
+        [float(mean) for mean in means],
+        np.nan_to_num(_errors(means)),
+        color=color,
+        marker="o",
+        ms=5,
+        lw=1.5,
+        ls=line,
+        capsize=3,
+        label=label,
+    )
+
+
 def plot_runs(
-    table,  # DataFrame, a row for each run
+    table: pd.DataFrame,  # a row for each run
     y: str,  # column: what is compared
     x: str,  # column: along the axis
     by: str | None = None,  # column: a colour for each of its values
-    ax=None,  # where to draw; None for a new figure
-):
+    ax: Axes | None = None,  # where to draw; None for a new figure
+) -> Axes:
     "Single runs and their means with intervals; raises ValueError for a column that is not there."
-    if gone := [c for c in (y, x, by) if c is not None and c not in table]:
-        raise ValueError(f"The table has no column {gone[0]!r}: give one of {', '.join(map(str, table.columns))}.")
-    ax, table = axes(ax), table[pd.to_numeric(table[y], errors="coerce").notna()]
+    missing = [column for column in (y, x, by) if column is not None and column not in table]
+    if missing:
+        raise ValueError(f"The table has no column {missing[0]!r}: give one of {', '.join(map(str, table.columns))}.")
+    ax = axes(ax)
+    table = table[pd.to_numeric(table[y], errors="coerce").notna()]
     numbers = pd.api.types.is_numeric_dtype(table[x])
-    places = {v: v if numbers else i for i, v in enumerate(sorted(table[x].unique()) if numbers else table[x].unique())}
-    for i, (name, part) in enumerate(table.groupby(by, sort=True, dropna=False) if by else [(None, table)]):
-        color = color_of(name, i)
-        values = {places[v]: part[part[x] == v][y].astype(float).tolist() for v in places if (part[x] == v).any()}
-        counts = sorted({len(v) for v in values.values()})
-        many = (
-            f"{counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + f" {plural(max(counts), 'run')}"
-            if counts
-            else "no run"
-        )
-        means = [over_runs(v) for v in values.values()]
-        err = np.nan_to_num([[float(m) - m.low for m in means], [m.high - float(m) for m in means]])
-        ax.scatter(
-            [p for p, v in values.items() for _ in v],
-            [v for vs in values.values() for v in vs],
-            s=22,
-            facecolor="none",
-            edgecolor=color,
-            lw=1,
-        )
-        ax.errorbar(
-            list(values),
-            [float(m) for m in means],
-            err,
-            color=color,
-            marker="o",
-            ms=5,
-            lw=1.5,
-            ls="-" if numbers else "",
-            capsize=3,
-            label=f"mean of {many}" if by is None else f"{by} {name} ({many})",
-        )
+    values = table[x].unique()
+    order = sorted(values) if numbers else values
+    places = {value: value if numbers else i for i, value in enumerate(order)}
+    parts = table.groupby(by, sort=True, dropna=False) if by else [(None, table)]
+    for i, (name, part) in enumerate(parts):
+        groups = {}
+        for value, place in places.items():
+            runs = part[part[x] == value][y]
+            if len(runs):
+                groups[place] = runs.astype(float).tolist()
+        counted = _count_of_runs(list(groups.values()))
+        label = f"mean of {counted}" if by is None else f"{by} {name} ({counted})"
+        _draw_runs(ax, groups, color_of(name, i), "-" if numbers else "", label)
     if not numbers or len(places) <= 8:
         ax.set_xticks(list(places.values()), list(places))
     ax.set(xlabel=x, ylabel=f"{y}\n(mean over runs, 95 % t interval)")
@@ -243,23 +251,31 @@ def plot_runs(
 
 # %% ../nbs/plots.ipynb #c016
 def plot_vectors(
-    lm,  # a FrozenLM
-    end,  # (n, d) vectors
-    start=None,  # (n, d) where they began
-    ax=None,  # where to draw; None for a new figure
-):
+    lm: FrozenLM,  # whose vocabulary
+    end: torch.Tensor,  # (n, d) vectors
+    start: torch.Tensor | None = None,  # (n, d) where they began
+    ax: Axes | None = None,  # where to draw; None for a new figure
+) -> Axes:
     "Prompt vectors among the vocabulary, on its first two principal components."
     ax = axes(ax, (5.5, 4))
-    E = torch.cat([r.float().cpu() for r in lm.embed_rows()])
-    mean = E.mean(0)
-    _, V = torch.linalg.eigh(torch.cov(E.T))
-    at = lambda x: ((x.detach().float().cpu() - mean) @ V[:, -2:].flip(1)).numpy()
-    ax.scatter(*at(E).T, s=4, color=COLORS["model"], alpha=0.35, lw=0, label="vocabulary")
+    table = torch.cat([rows.float().cpu() for rows in lm.embed_rows()])
+    mean = table.mean(0)
+    _, components = torch.linalg.eigh(torch.cov(table.T))  # the largest last
+    first_two = components[:, -2:].flip(1)
+
+    def flat(vectors):
+        centred = vectors.detach().float().cpu() - mean
+        return (centred @ first_two).numpy()
+
+    after = flat(end)
+    ax.scatter(*flat(table).T, s=4, color=COLORS["model"], alpha=0.35, lw=0, label="vocabulary")
     if start is not None:
-        for a, b in zip(at(start), at(end)):
-            ax.annotate("", b, a, arrowprops=dict(arrowstyle="->", color=COLORS["prompt"], alpha=0.5, lw=1))
-        ax.scatter(*at(start).T, s=18, facecolor="none", edgecolor=COLORS["prompt"], label="prompt, before")
-    ax.scatter(*at(end).T, s=22, color=COLORS["prompt"], label="prompt" if start is None else "prompt, after")
+        before = flat(start)
+        arrow = dict(arrowstyle="->", color=COLORS["prompt"], alpha=0.5, lw=1)
+        for origin, tip in zip(before, after):
+            ax.annotate("", tip, origin, arrowprops=arrow)
+        ax.scatter(*before.T, s=18, facecolor="none", edgecolor=COLORS["prompt"], label="prompt, before")
+    ax.scatter(*after.T, s=22, color=COLORS["prompt"], label="prompt" if start is None else "prompt, after")
     ax.set(xlabel="first principal component", ylabel="second principal component")
     ax.legend(frameon=False)
     return ax

@@ -14,41 +14,48 @@ from hypothesis import strategies as st
 
 ROWS = [dict(q="one", a="uno"), dict(q='two, "three"', a="dos"), dict(q="línea", a="straße\n2")]
 FORMAT = ("word : {q}", " {a}")
-WANT = [Example(f"word : {r['q']}", f" {r['a']}") for r in ROWS]
+
+
+def written(row):
+    "The format as a function."
+    return Example(f"word : {row['q']}", f" {row['a']}")
+
+
+WANT = [written(row) for row in ROWS]
 
 
 @pytest.mark.parametrize(
     "kind", ["list", "jsonl", "json", "csv", "tsv", "parquet", "dataset", "table", "pairs", "examples", "callable"]
 )
 def test_every_source_gives_the_same_examples(kind, tmp_path):
-    df, path, fmt = pd.DataFrame(ROWS), tmp_path / f"x.{kind}", FORMAT
+    table = pd.DataFrame(ROWS)
+    source = tmp_path / f"x.{kind}"
     if kind == "jsonl":
-        path.write_text("\n".join(map(json.dumps, ROWS)))
+        source.write_text("\n".join(map(json.dumps, ROWS)))
     elif kind == "json":
-        path.write_text(json.dumps(ROWS))
+        source.write_text(json.dumps(ROWS))
     elif kind == "csv":
-        df.to_csv(path, index=False)
+        table.to_csv(source, index=False)
     elif kind == "tsv":
-        df.to_csv(path, index=False, sep="\t")
+        table.to_csv(source, index=False, sep="\t")
     elif kind == "parquet":
-        df.to_parquet(path)
+        table.to_parquet(source)
     else:
-        path = dict(
+        source = dict(
             list=ROWS,
             dataset=datasets.Dataset.from_list(ROWS),
-            table=df,
-            pairs=[(e.input, e.target) for e in WANT],
+            table=table,
+            pairs=[(example.input, example.target) for example in WANT],
             examples=WANT,
             callable=ROWS,
         )[kind]
-    if kind == "callable":
-        fmt = lambda r: Example(f"word : {r['q']}", f" {r['a']}")
-    assert load_examples(path, format=fmt) == WANT
-    assert load_examples(path, format=fmt, limit=2) == WANT[:2]
+    format = written if kind == "callable" else FORMAT
+    assert load_examples(source, format=format) == WANT
+    assert load_examples(source, format=format, limit=2) == WANT[:2]
 
 
 @pytest.mark.parametrize(
-    "source,kw,words",
+    "source,options,words",
     [
         ([], {}, "no rows"),
         ([("a", "")], {}, "Row 0 has an empty target"),
@@ -61,9 +68,9 @@ def test_every_source_gives_the_same_examples(kind, tmp_path):
         ([Example("a", 3)], {}, "two texts"),
     ],
 )
-def test_bad_sources_are_refused(source, kw, words):
+def test_bad_sources_are_refused(source, options, words):
     with pytest.raises(ValueError if source != "nowhere.csv" else FileNotFoundError, match=words):
-        load_examples(source, **kw)
+        load_examples(source, **options)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +93,9 @@ def test_bad_sources_are_refused(source, kw, words):
 def test_a_file_that_cannot_be_used_says_what_to_do(name, data, words, tmp_path):
     "In one sentence with the file's name, and no error of another library."
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(ValueError, match=words) as e:
+    with pytest.raises(ValueError, match=words) as raised:
         load_examples(tmp_path / name, format=FORMAT)
-    assert e.value.__cause__ is None and "\n" not in str(e.value)
+    assert raised.value.__cause__ is None and "\n" not in str(raised.value)
 
 
 def test_a_file_of_another_kind_is_read_as_its_error_says(tmp_path):
@@ -115,16 +122,17 @@ def test_reading_a_file_draws_no_bar_and_leaves_the_switch_alone(off, tmp_path, 
 def test_a_row_with_an_empty_cell_is_named(kind, tmp_path):
     "A template would write None or nan into the text."
     rows = [*ROWS, dict(q="four", a=None)]
-    df, path = pd.DataFrame(rows), tmp_path / f"x.{kind}"
+    table = pd.DataFrame(rows)
+    source = tmp_path / f"x.{kind}"
     if kind == "csv":
-        df.to_csv(path, index=False)
+        table.to_csv(source, index=False)
     elif kind == "jsonl":
-        path.write_text("\n".join(map(json.dumps, rows)))
+        source.write_text("\n".join(map(json.dumps, rows)))
     else:
-        path = dict(list=rows, table=df, dataset=datasets.Dataset.from_list(rows))[kind]
+        source = dict(list=rows, table=table, dataset=datasets.Dataset.from_list(rows))[kind]
     with pytest.raises(ValueError, match="Row 3 has nothing in column 'a'"):
-        load_examples(path, format=FORMAT)
-    assert load_examples(path, format=("word : {q}", " x"))[3] == Example("word : four", " x")
+        load_examples(source, format=FORMAT)
+    assert load_examples(source, format=("word : {q}", " x"))[3] == Example("word : four", " x")
 
 
 def test_an_unknown_hub_name_says_what_was_tried():
@@ -137,20 +145,18 @@ def test_an_unknown_hub_name_says_what_was_tried():
     st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20),
     st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=10),
 )
-def test_encoding_keeps_the_text_and_the_border(a, b):
+def test_encoding_keeps_the_text_and_the_border(text, target):
     lm = tiny("gpt2")
-    e = encode(lm, Example(a, b))
-    assert (
-        lm.tokenizer.decode(e.ids[: e.n_input]) == a
-        and lm.tokenizer.decode(e.ids[e.n_input : -1]) == b
-        and e.ids[-1] == lm.tokenizer.eos_token_id
-    )
+    encoded = encode(lm, Example(text, target))
+    assert lm.tokenizer.decode(encoded.ids[: encoded.n_input]) == text
+    assert lm.tokenizer.decode(encoded.ids[encoded.n_input : -1]) == target
+    assert encoded.ids[-1] == lm.tokenizer.eos_token_id
 
 
 def test_bad_batches_are_refused():
     lm = tiny("gpt2")
     ok = Example("a", "b")
-    for examples, kw, words in (
+    for examples, options, words in (
         ([], {}, "no examples"),
         ([ok, Example("a", "")], {}, "Row 1"),
         ([ok, Example("x" * 200, "y")], {}, "Row 1 has 202 tokens.*limit of 128"),
@@ -162,15 +168,13 @@ def test_bad_batches_are_refused():
         ([ok], dict(n_prompt=126), "limit of 128"),
     ):
         with pytest.raises(ValueError, match=words):
-            collate(lm, examples, **kw)
+            collate(lm, examples, **options)
 
 
 def test_a_place_for_each_row():
     lm = tiny("gpt2")
-    assert [e.at for e in encode_at(lm, [Example("abc", "d"), Example("ef", "g")], at=[2, "before_answer"])] == [
-        2,
-        2,
-    ]
+    rows = encode_at(lm, [Example("abc", "d"), Example("ef", "g")], at=[2, "before_answer"])
+    assert [row.at for row in rows] == [2, 2]
 
 
 def test_a_target_of_no_tokens_is_refused():

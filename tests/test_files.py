@@ -4,6 +4,10 @@ import os
 import resource
 import signal
 import threading
+from functools import partial
+
+from softprompt_nb import files
+from softprompt_nb.files import read_tensors, stored, write_file, write_folder, write_tensors
 
 from softprompt_nb import files
 from softprompt_nb.files import read_tensors, stored, write_file, write_folder, write_tensors
@@ -32,102 +36,107 @@ def dies_at(n, after):
     "Kills the process at the n-th system call of interest, before or after it."
     left = [n]
 
-    def wrap(f):
-        def g(*a, **k):
+    def wrap(call):
+        def counted(*args, **options):
             left[0] -= 1
             if left[0] == 0 and not after:
                 os.kill(os.getpid(), signal.SIGKILL)
             try:
-                return f(*a, **k)
+                return call(*args, **options)
             finally:
                 if left[0] == 0 and after:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        return g
+        return counted
 
     for name in STEPS:
         setattr(os, name, wrap(getattr(os, name)))
     files._exchange = wrap(files._exchange)
 
 
-def two(to, text):
-    (to / "a").write_text(text)
-    (to / "b").write_text(text)
+def two(text):
+    "Writes two files with the same text into a folder."
+
+    def write(folder):
+        (folder / "a").write_text(text)
+        (folder / "b").write_text(text)
+
+    return write
+
+
+def new_over_old(home, n, after):
+    "Writes a file and a folder, and dies at the n-th call."
+    dies_at(n, after)
+    write_file(home / "f", "new" * 10_000)
+    write_folder(home / "d", two("new"))
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("there", [False, True])
-def test_a_killed_writer_leaves_the_old_or_the_new(tmp_path, after, there):
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_killed_writer_leaves_the_old_or_the_new(tmp_path, after, existing):
     ends = set()
     for n in range(1, 40):
         home = tmp_path / str(n)
         home.mkdir()
-        if there:
-            write_file(home / "f", "old" * 10_000), write_folder(home / "d", lambda to: two(to, "old"))
-
-        def job():
-            dies_at(n, after)
-            write_file(home / "f", "new" * 10_000)
-            write_folder(home / "d", lambda to: two(to, "new"))
-
-        ends.add(forked(job))
+        if existing:
+            write_file(home / "f", "old" * 10_000)
+            write_folder(home / "d", two("old"))
+        ends.add(forked(partial(new_over_old, home, n, after)))
         file = (home / "f").read_text() if (home / "f").exists() else None
-        folder = tuple((home / "d" / k).read_text() for k in "ab") if (home / "d").exists() else None
-        assert file in ("new" * 10_000, "old" * 10_000 if there else None)
-        assert folder in (("new", "new"), ("old", "old") if there else None)
-        assert all(p.name in "fd" or p.name.startswith(".") for p in home.iterdir())
+        folder = tuple((home / "d" / name).read_text() for name in "ab") if (home / "d").exists() else None
+        assert file in ("new" * 10_000, "old" * 10_000 if existing else None)
+        assert folder in (("new", "new"), ("old", "old") if existing else None)
+        assert all(path.name in "fd" or path.name.startswith(".") for path in home.iterdir())
     assert ends == {-signal.SIGKILL, 0}
 
 
 def test_a_full_disk_leaves_the_old(tmp_path):
     write_file(tmp_path / "f", "old")
     write_tensors(tmp_path / "t", dict(x=torch.zeros(3)), dict(step=1))
-    write_folder(tmp_path / "d", lambda to: two(to, "old"))
-    jobs = [
-        lambda: write_file(tmp_path / "f", "x" * 100_000),
-        lambda: write_tensors(tmp_path / "t", dict(x=torch.zeros(100_000))),
-        lambda: write_folder(tmp_path / "d", lambda to: two(to, "x" * 100_000)),
+    write_folder(tmp_path / "d", two("old"))
+    writers = [
+        partial(write_file, tmp_path / "f", "x" * 100_000),
+        partial(write_tensors, tmp_path / "t", dict(x=torch.zeros(100_000))),
+        partial(write_folder, tmp_path / "d", two("x" * 100_000)),
     ]
 
-    def job(do):
+    def on_a_full_disk(write):
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
         try:
-            do()
+            write()
         except OSError:
             os._exit(7)
 
-    assert [forked(lambda: job(do)) for do in jobs] == [7, 7, 7]
-    assert (
-        (tmp_path / "f").read_text() == "old"
-        and read_tensors(tmp_path / "t")[1] == dict(step=1)
-        and (tmp_path / "d" / "b").read_text() == "old"
-    )
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "f", "t"]
+    assert [forked(partial(on_a_full_disk, write)) for write in writers] == [7, 7, 7]
+    assert (tmp_path / "f").read_text() == "old"
+    assert read_tensors(tmp_path / "t")[1] == dict(step=1)
+    assert (tmp_path / "d" / "b").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "f", "t"]
 
 
 @pytest.mark.parametrize("exchange", [True, False])
 def test_replacing_puts_the_old_one_away(tmp_path, exchange, monkeypatch):
     if not exchange:
-        monkeypatch.setattr(files, "_exchange", lambda a, b: False)
+        monkeypatch.setattr(files, "_exchange", lambda first, second: False)
     for text in ("one", "two", "three"):
-        write_folder(tmp_path / "d", lambda to: two(to, text))
-    assert (tmp_path / "d" / "a").read_text() == "three" and [p.name for p in tmp_path.iterdir()] == ["d"]
+        write_folder(tmp_path / "d", two(text))
+    assert (tmp_path / "d" / "a").read_text() == "three" and [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_the_old_folder_comes_back_when_the_new_one_cannot_have_its_name(tmp_path, monkeypatch):
-    write_folder(tmp_path / "d", lambda to: two(to, "old"))
+    write_folder(tmp_path / "d", two("old"))
     real = os.rename
 
-    def rename(a, b):
-        if str(b).endswith("/d") and not str(a).endswith("-old"):
+    def rename(source, target):
+        if str(target).endswith("/d") and not str(source).endswith("-old"):
             raise OSError("no")
-        return real(a, b)
+        return real(source, target)
 
-    monkeypatch.setattr(files, "_exchange", lambda a, b: False)
+    monkeypatch.setattr(files, "_exchange", lambda first, second: False)
     monkeypatch.setattr(os, "rename", rename)
     with pytest.raises(OSError):
-        write_folder(tmp_path / "d", lambda to: two(to, "new"))
-    assert (tmp_path / "d" / "a").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["d"]
+        write_folder(tmp_path / "d", two("new"))
+    assert (tmp_path / "d" / "a").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_of_many_writers_one_wins(tmp_path):
@@ -135,19 +144,17 @@ def test_of_many_writers_one_wins(tmp_path):
 
     def writer(i):
         gate.wait()
-        if write_folder(tmp_path / "d", lambda to: two(to, str(i)), replace=False):
+        if write_folder(tmp_path / "d", two(str(i)), replace=False):
             won.append(str(i))
 
     threads = [threading.Thread(target=writer, args=(i,)) for i in range(8)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert (
-        len(won) == 1
-        and [(tmp_path / "d" / k).read_text() for k in "ab"] == won * 2
-        and [p.name for p in tmp_path.iterdir()] == ["d"]
-    )
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert [(tmp_path / "d" / name).read_text() for name in "ab"] == won * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_readers_always_see_a_whole_file(tmp_path):
@@ -156,8 +163,8 @@ def test_readers_always_see_a_whole_file(tmp_path):
 
     def reader():
         while not stop.is_set():
-            t, note = read_tensors(tmp_path / "t")
-            assert (t["x"] == note["i"]).all()
+            tensors, note = read_tensors(tmp_path / "t")
+            assert (tensors["x"] == note["i"]).all()
             seen.add(note["i"])
 
     thread = threading.Thread(target=reader)
@@ -181,18 +188,11 @@ def test_readers_always_see_a_whole_file(tmp_path):
 )
 def test_tensors_and_note_come_back(tmp_path_factory, shape, dtype, note):
     x = (torch.randn(shape) * 10).to(dtype)
-    t, back = read_tensors(
-        write_tensors(
-            tmp_path_factory.mktemp("t") / "x.safetensors", {"a": x, "same": x, "part": x.reshape(-1)[1:]}, note
-        )
-    )
-    assert (
-        back == note
-        and torch.equal(t["a"], x)
-        and t["a"].dtype == dtype
-        and torch.equal(t["same"], x)
-        and torch.equal(t["part"], x.reshape(-1)[1:])
-    )
+    part = x.reshape(-1)[1:]
+    file = tmp_path_factory.mktemp("t") / "x.safetensors"
+    tensors, note_back = read_tensors(write_tensors(file, {"a": x, "same": x, "part": part}, note))
+    assert note_back == note and tensors["a"].dtype == dtype
+    assert torch.equal(tensors["a"], x) and torch.equal(tensors["same"], x) and torch.equal(tensors["part"], part)
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):
@@ -217,7 +217,8 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
 def test_permissions_follow_the_umask(tmp_path):
     old = os.umask(0o027)
     try:
-        write_file(tmp_path / "f", "x"), write_folder(tmp_path / "d", lambda to: two(to, "x"))
+        write_file(tmp_path / "f", "x")
+        write_folder(tmp_path / "d", two("x"))
     finally:
         os.umask(old)
     assert (tmp_path / "f").stat().st_mode & 0o777 == 0o640 and (tmp_path / "d").stat().st_mode & 0o777 == 0o750

@@ -3,6 +3,12 @@
 import json
 import pickle
 import shutil
+from dataclasses import FrozenInstanceError
+
+from softprompt_nb import prompts as module
+from softprompt_nb.data import Example, collate
+from softprompt_nb.engine.forward import target_logits
+from softprompt_nb.prompts import SoftPrompt
 
 from softprompt_nb import prompts as module
 from softprompt_nb.data import Example, collate
@@ -24,36 +30,49 @@ def lm():
 
 @pytest.mark.parametrize("how", ["vocab", "text", "gaussian", "zeros"])
 def test_beginnings_are_seeded_and_of_the_right_kind(lm, how):
-    p, q, r = (SoftPrompt.init(lm, 6, how, seed=s, text="ab") for s in (0, 0, 1))
-    assert p.vectors.shape == (6, lm.d_model) and p.vectors.dtype == torch.float32 and torch.equal(p.vectors, q.vectors)
+    first, again, other = (SoftPrompt.init(lm, 6, how, seed=seed, text="ab").vectors for seed in (0, 0, 1))
+    assert first.shape == (6, lm.d_model) and first.dtype == torch.float32 and torch.equal(first, again)
     if how != "zeros":
-        assert not torch.equal(p.vectors, r.vectors) and torch.pdist(p.vectors).min() > 0
+        assert not torch.equal(first, other) and torch.pdist(first).min() > 0
+
+
+@pytest.mark.parametrize("how", ["vocab", "text", "gaussian", "zeros"])
+def test_beginnings_on_a_model_in_float64_are_the_same_in_float64(lm, how):
+    exact = SoftPrompt.init(tiny("gpt_neox", dtype=torch.float64), 6, how, text="ab").vectors
+    assert exact.dtype == torch.float64
+    assert torch.equal(exact.float(), SoftPrompt.init(lm, 6, how, text="ab").vectors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64])
+def test_only_float64_stays_as_it_is(lm, dtype, tmp_path):
+    prompt = SoftPrompt.init(lm, how=torch.ones(3, lm.d_model, dtype=dtype))
+    kept = torch.float64 if dtype == torch.float64 else torch.float32
+    assert prompt.vectors.dtype == kept and prompt.to("cpu").vectors.dtype == kept
+    saved = SoftPrompt.load(prompt.save(tmp_path / "p"), lm)
+    assert saved.vectors.dtype == torch.float32 and torch.equal(saved.vectors, prompt.vectors.float())
 
 
 def test_vocabulary_rows_are_ordinary_tokens(lm):
     rows = SoftPrompt.init(lm, 90, "vocab", seed=3).vectors
-    ids = [(lm.embedding.weight == v).all(1).nonzero().item() for v in rows]
-    assert len(set(ids)) == 90 and not set(ids) & set(lm.tokenizer.all_special_ids) and max(ids) < len(lm.tokenizer)
+    ids = {(lm.embedding.weight == row).all(1).nonzero().item() for row in rows}
+    assert len(ids) == 90 and not ids & set(lm.tokenizer.all_special_ids) and max(ids) < len(lm.tokenizer)
 
 
 def test_short_text_is_filled_up_and_not_repeated(lm):
-    p = SoftPrompt.init(lm, 8, "text", text="abc")
-    assert (
-        torch.equal(p.vectors[:3], lm.embed(torch.tensor(lm.tokenizer("abc")["input_ids"])))
-        and torch.pdist(p.vectors).min() > 0
-    )
+    vectors = SoftPrompt.init(lm, 8, "text", text="abc").vectors
+    assert torch.equal(vectors[:3], lm.embed_ids(lm.token_ids("abc"))) and torch.pdist(vectors).min() > 0
 
 
 def test_gaussian_has_the_tables_mean_and_covariance(lm):
-    v = SoftPrompt.init(lm, 127, "gaussian", seed=0).vectors
-    many = torch.cat([SoftPrompt.init(lm, 127, "gaussian", seed=s).vectors for s in range(60)])
-    E = lm.embedding.weight
-    assert v.shape[0] == 127 and (many.mean(0) - E.mean(0)).norm() < 0.15 * E.std(0).norm()
-    assert (torch.cov(many.T) - torch.cov(E.T)).norm() < 0.15 * torch.cov(E.T).norm()
+    "To what 7,620 draws can tell."
+    many = torch.cat([SoftPrompt.init(lm, 127, "gaussian", seed=seed).vectors for seed in range(60)])
+    table = lm.embedding.weight
+    assert len(many) == 60 * 127 and (many.mean(0) - table.mean(0)).norm() < 0.15 * table.std(0).norm()
+    assert (torch.cov(many.T) - torch.cov(table.T)).norm() < 0.15 * torch.cov(table.T).norm()
 
 
 @pytest.mark.parametrize(
-    "kw,words",
+    "settings,words",
     [
         (dict(n=0), "n >= 1"),
         (dict(n=-2), "n >= 1"),
@@ -65,54 +84,62 @@ def test_gaussian_has_the_tables_mean_and_covariance(lm):
         (dict(how=torch.zeros(3, 5)), r"\(n, 32\)"),
     ],
 )
-def test_bad_beginnings_are_refused(lm, kw, words):
+def test_bad_beginnings_are_refused(lm, settings, words):
     with pytest.raises(ValueError, match=words):
-        SoftPrompt.init(lm, **kw)
+        SoftPrompt.init(lm, **settings)
 
 
 def test_a_prompt_is_a_copy_and_frozen(lm):
-    v = torch.randn(3, lm.d_model, requires_grad=True)
-    p = SoftPrompt.init(lm, how=v)
-    v.data.zero_()
-    assert p.vectors.abs().sum() > 0 and not p.vectors.requires_grad
-    with pytest.raises(Exception):
-        p.vectors = v
+    vectors = torch.randn(3, lm.d_model, requires_grad=True)
+    prompt = SoftPrompt.init(lm, how=vectors)
+    vectors.data.zero_()
+    assert prompt.vectors.abs().sum() > 0 and not prompt.vectors.requires_grad
+    with pytest.raises(FrozenInstanceError):
+        prompt.vectors = vectors
+
+
+def test_a_prompt_can_be_pickled(lm):
+    prompt = SoftPrompt.init(lm, 3)
+    again = pickle.loads(pickle.dumps(prompt))
+    assert torch.equal(again.vectors, prompt.vectors) and (again.base, again.info) == (prompt.base, prompt.info)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_peft_opens_a_saved_prompt_with_equal_logits(family, tmp_path):
+    "The model in float64; what a Gaussian start draws is a float32 number, so the file holds all of it."
     from peft import PeftModel
 
-    lm = tiny(family)
-    p = SoftPrompt.init(lm, 5, "gaussian")
-    folder = p.save(tmp_path / "p")
+    lm = tiny(family, dtype=torch.float64)
+    prompt = SoftPrompt.init(lm, 5, "gaussian")
+    folder = prompt.save(tmp_path / "p")
     batch = collate(lm, [Example("abc", " de"), Example("a longer one", " x")])
+    peft_model = PeftModel.from_pretrained(tiny(family, dtype=torch.float64).model, folder).eval()
     with torch.no_grad():
-        ours = target_logits(lm, p.vectors, batch)[0]
-        z = (
-            PeftModel.from_pretrained(tiny(family).model, folder)
-            .eval()(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-            .logits[:, 5:]
-        )
-    r, c = (batch.labels != -100).nonzero(as_tuple=True)
-    assert (ours - z[r, c - 1]).abs().max() <= 1e-5 * ours.abs().max()
+        ours = target_logits(lm, prompt.vectors, batch)[0]
+        theirs = peft_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, 5:]
+    row, column = (batch.labels != -100).nonzero(as_tuple=True)
+    assert (ours - theirs[row, column - 1]).abs().max() <= 1e-9 * ours.abs().max()
 
 
 def test_we_open_what_peft_saved(lm, tmp_path):
     from peft import PromptTuningConfig, get_peft_model
 
-    pm = get_peft_model(tiny("gpt_neox").model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
-    pm.save_pretrained(tmp_path)
-    assert torch.equal(SoftPrompt.load(tmp_path, lm).vectors, pm.prompt_encoder["default"].embedding.weight.detach())
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    peft_model = get_peft_model(tiny("gpt_neox").model, config)
+    peft_model.save_pretrained(tmp_path)
+    theirs = peft_model.prompt_encoder["default"].embedding.weight.detach()
+    assert torch.equal(SoftPrompt.load(tmp_path, lm).vectors, theirs)
 
 
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(1, 40), seed=st.integers(0, 2**31), at=st.sampled_from(["start", "before_answer", 3]))
 def test_saved_and_loaded_is_bit_equal(tmp_path_factory, n, seed, at):
     lm = tiny("gpt_neox")
-    p = SoftPrompt.init(lm, how=torch.randn(n, lm.d_model, generator=torch.Generator().manual_seed(seed)), at=at)
-    q = SoftPrompt.load(p.save(tmp_path_factory.mktemp("p") / "x"), lm)
-    assert torch.equal(p.vectors, q.vectors) and (q.at, q.base, q.info) == (p.at, p.base, p.info)
+    vectors = torch.randn(n, lm.d_model, generator=torch.Generator().manual_seed(seed))
+    prompt = SoftPrompt.init(lm, how=vectors, at=at)
+    again = SoftPrompt.load(prompt.save(tmp_path_factory.mktemp("p") / "x"), lm)
+    assert torch.equal(prompt.vectors, again.vectors)
+    assert (again.at, again.base, again.info) == (prompt.at, prompt.base, prompt.info)
 
 
 def test_other_places_are_kept_from_peft(lm, tmp_path):
@@ -129,34 +156,32 @@ def test_another_model_is_refused_with_what_differs(lm, tmp_path):
 
 
 def test_saving_replaces_a_prompt_and_nothing_else(lm, tmp_path):
-    p, q = SoftPrompt.init(lm, 2), SoftPrompt.init(lm, 3)
-    p.save(tmp_path / "p")
-    assert SoftPrompt.load(q.save(tmp_path / "p"), lm).n == 3
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    two, three = SoftPrompt.init(lm, 2), SoftPrompt.init(lm, 3)
+    two.save(tmp_path / "p")
+    assert SoftPrompt.load(three.save(tmp_path / "p"), lm).n == 3
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match="nothing was written"):
-        p.save(tmp_path / "mine")
+        two.save(tmp_path / "work")
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileExistsError):
-        p.save(tmp_path / "file")
-    assert (
-        sorted(f.name for f in tmp_path.iterdir()) == ["file", "mine", "p"]
-        and len(list((tmp_path / "mine").iterdir())) == 1
-    )
+        two.save(tmp_path / "file")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "p", "work"]
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["thesis.txt"]
 
 
 def test_nothing_half_written_stays(lm, tmp_path, monkeypatch):
     old = SoftPrompt.init(lm, 2)
     old.save(tmp_path / "p")
 
-    def fails(*a, **k):
+    def fails(*args, **options):
         raise OSError("disk full")
 
     monkeypatch.setattr(module.json, "dumps", fails)
     with pytest.raises(OSError):
         SoftPrompt.init(lm, 3).save(tmp_path / "p")
     monkeypatch.undo()
-    assert [f.name for f in tmp_path.iterdir()] == ["p"] and SoftPrompt.load(tmp_path / "p", lm).n == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["p"] and SoftPrompt.load(tmp_path / "p", lm).n == 2
 
 
 def test_truncated_and_foreign_files_are_refused(lm, tmp_path):
