@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from softprompt_nb.lm import FrozenLM
+
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -20,8 +22,6 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
-
-from softprompt_nb.lm import FrozenLM
 
 V, D = 120, 32
 LAB = ("lab-base-s", "lab-instruct-s")  # the pretrained ones that tests of the core take along

@@ -1,9 +1,5 @@
 """Losses, generation and option scores against plain loops over an ordinary model call, in float64."""
 
-import pytest
-import torch
-from families import FAMILIES, tiny
-
 from softprompt_nb.data import Example, encode
 from softprompt_nb.engine.inference import (
     exact_match,
@@ -14,6 +10,10 @@ from softprompt_nb.engine.inference import (
     to_prompt_embeds,
 )
 from softprompt_nb.prompts import SoftPrompt
+
+import pytest
+import torch
+from families import FAMILIES, tiny
 
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is"), Example("zz top", " q")]
 DOUBLE = torch.float64

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import NamedTuple
 
+from ..data import Batch
+from .packing import pack, pack_tree, packed_attention, prefix_rows, sum_dtype
+from .sharing import Shared, find_shared, groups, row_start, suffixes
+from ..lm import FrozenLM
+
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.cache_utils import DynamicCache
-
-from ..data import Batch
-from .packing import pack, pack_tree, packed_attention, prefix_rows, sum_dtype
-from .sharing import Shared, find_shared, groups, row_start, suffixes
-from ..lm import FrozenLM
 
 # %% ../../nbs/engine/forward.ipynb #c005
 @dataclass
@@ -65,6 +65,13 @@ def _slots(batch, sizes):
     return column, vector, is_prompt, slot < 0
 
 # %% ../../nbs/engine/forward.ipynb #c005a
+def _vectors_at(place, prompts, like):
+    "Vectors of prompts laid end to end, in the dtype of `like`; anything for places beyond them."
+    table = torch.cat([prompt.to(like) for prompt in prompts if prompt is not None])
+    inside = place.clamp(0, len(table) - 1)
+    return table[inside]
+
+
 def assemble(
     lm: FrozenLM,  # the model
     vectors: torch.Tensor | Sequence | None,  # (n, d) prompt, one for each lane of the batch, or None for no prompt
@@ -79,12 +86,11 @@ def assemble(
     sizes = lengths[batch.lane][:, None]
     if sizes.any():
         column, vector, is_prompt, is_free = _slots(batch, sizes)
-        table = torch.cat([prompt.to(embeds) for prompt in prompts if prompt is not None])
-        first = lengths.cumsum(0) - lengths  # where each prompt begins in the table
+        first = lengths.cumsum(0) - lengths  # where each prompt begins, all of them laid end to end
         place = first[batch.lane][:, None] + vector
-        of_prompts = table[place.clamp(0, len(table) - 1)]
-        each_width = column[..., None].expand(-1, -1, embeds.shape[-1])
-        of_tokens = embeds.gather(1, each_width)
+        of_prompts = _vectors_at(place, prompts, embeds)
+        coordinates = column[..., None].expand(-1, -1, embeds.shape[-1])
+        of_tokens = embeds.gather(1, coordinates)
         embeds = torch.where(is_prompt[..., None], of_prompts, of_tokens)
         mask = mask.gather(1, column)
         mask = mask.masked_fill(is_prompt, 1).masked_fill(is_free, 0)

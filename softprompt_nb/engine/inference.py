@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ..data import Encoded, Example, check_lengths, encode_at, encode_context, pad_rows
 from .forward import assemble, plan, run_prefix, target_losses
 from .packing import sum_dtype
@@ -19,6 +17,8 @@ from .sharing import groups, row_start
 from ..lm import FrozenLM
 from ..measure import Measured, mean, proportion
 from ..prompts import SoftPrompt
+
+import torch
 
 # %% ../../nbs/engine/inference.ipynb #c004
 def _vectors_and_place(lm, prompt):

@@ -9,13 +9,13 @@ __all__ = ['Block', 'Packed', 'Pass', 'prefix_rows', 'pack', 'pack_tree', 'sum_d
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from .sharing import Shared, Tree
+from ..lm import FrozenLM
+
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
-
-from .sharing import Shared, Tree
-from ..lm import FrozenLM
 
 # %% ../../nbs/engine/packing.ipynb #c013
 def _rectangle_of(lengths, first):

@@ -6,18 +6,18 @@
 __all__ = ['row_start', 'suffixes', 'PrefixKey', 'Groups', 'groups', 'PrefixTree', 'prefix_tree', 'Tree', 'tree_layout', 'Shared',
            'find_shared']
 
-# %% ../../nbs/engine/sharing.ipynb #n471e192
+# %% ../../nbs/engine/sharing.ipynb #nf442694
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-import numpy as np
-import torch
-
 from ..data import Batch
 from ..patching import patch
 
-# %% ../../nbs/engine/sharing.ipynb #ncf3afc1
+import numpy as np
+import torch
+
+# %% ../../nbs/engine/sharing.ipynb #nf61f903
 def row_start(
     mask: torch.Tensor,  # (B, T) 1 for a real token, 0 for padding
 ) -> torch.Tensor:  # (B,)
@@ -51,7 +51,7 @@ def suffixes(
     n_needed = torch.minimum(length, last_target.clamp(min=1))
     return ids, labels, column < n_needed[:, None]
 
-# %% ../../nbs/engine/sharing.ipynb #na3afcc6
+# %% ../../nbs/engine/sharing.ipynb #n4bf2bad
 def _least(values, prefix_of_row, n_prefixes, most):
     "The least value among the rows of each prefix."
     least = values.new_full((n_prefixes,), most)
@@ -196,9 +196,11 @@ def tree_layout(
     itself = torch.eye(places, dtype=torch.bool)
     mask = itself.repeat(n_masks, 1, 1)
     for sees, tree, length in zip(mask, trees, lengths):
+        end = length + len(tree.tokens)
         prefix = slice(0, length)
-        behind = slice(length, length + len(tree.tokens))
-        sees[prefix, prefix] = torch.ones(length, length, dtype=torch.bool).tril()
+        behind = slice(length, end)
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        sees[prefix, prefix] = causal
         sees[behind, prefix] = True
         sees[behind, behind] = tree.seen
     positions = mask.sum(-1) - 1  # as many places as stand in front
@@ -255,7 +257,7 @@ class Shared:
         lengths = self.lengths.tolist()
         return tree_layout(self.trees, lengths, places)
 
-# %% ../../nbs/engine/sharing.ipynb #nb65d393
+# %% ../../nbs/engine/sharing.ipynb #n95645da
 @patch(as_prop=True, cached=True)
 def tree_targets(self: Shared) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "Where trees predict each target (targets,), the target ids, and their rows."
