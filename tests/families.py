@@ -1,9 +1,13 @@
 """Small random models of the families that the package supports, and a tokenizer for them."""
 
+from functools import partial
+
 from softprompt_nb.lm import FrozenLM
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -53,24 +57,44 @@ MORE = {
 
 def tokenizer(bos=False):
     "One token per printable character, a few special tokens, and optionally a beginning-of-text token."
-    vocab = {"<pad>": 0, "<eos>": 1, "<bos>": 2} | {chr(c): i + 3 for i, c in enumerate(range(32, 127))}
-    t = Tokenizer(models.WordLevel(vocab, unk_token="<pad>"))
-    t.pre_tokenizer, t.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
+    special = ["<pad>", "<eos>", "<bos>"]
+    printable = [chr(code) for code in range(32, 127)]
+    vocab = {token: i for i, token in enumerate([*special, *printable])}
+    made = Tokenizer(models.WordLevel(vocab, unk_token="<pad>"))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    made.decoder = decoders.Fuse()
     if bos:
-        from tokenizers.processors import TemplateProcessing
-
-        t.post_processor = TemplateProcessing("<bos> $A", special_tokens=[("<bos>", 2)])
+        made.post_processor = TemplateProcessing("<bos> $A", special_tokens=[("<bos>", 2)])
+    bos_token = "<bos>" if bos else None
     return PreTrainedTokenizerFast(
-        tokenizer_object=t, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>" if bos else None
+        tokenizer_object=made,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token=bos_token,
     )
 
 
+def norms_in_float64(lm):
+    """Normalise in the model's own precision.
+
+    Root-mean-square norms cast to float32 whatever the dtype, which would hide everything below seven digits."""
+    for module in lm.model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            is_gemma = "Gemma" in type(module).__name__
+            gain = 1 + module.weight if is_gemma else module.weight
+            epsilon = module.eps if is_gemma else module.variance_epsilon
+            module.forward = partial(F.rms_norm, normalized_shape=gain.shape, weight=gain, eps=epsilon)
+    return lm
+
+
 def tiny(family, bos=False, dtype=torch.float32, seed=0):
-    "A random model of a family, its weights large enough that positions and attention matter."
+    "A random model of a family, its weights large enough that positions and attention matter; exact in float64."
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config((FAMILIES | MORE)[family](), dtype=torch.float32)
+    config = (FAMILIES | MORE)[family]()
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
-        for p in model.parameters():
-            if p.ndim > 1:
-                p.mul_(4)
-    return FrozenLM(model.to(dtype), tokenizer(bos), name=f"tiny-{family}")
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(4)
+    lm = FrozenLM(model.to(dtype), tokenizer(bos), name=f"tiny-{family}")
+    return norms_in_float64(lm) if dtype == torch.float64 else lm

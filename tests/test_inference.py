@@ -1,4 +1,4 @@
-"""Losses, generation and option scores against plain loops over an ordinary model call."""
+"""Losses, generation and option scores against plain loops over an ordinary model call, in float64."""
 
 from softprompt_nb.data import Example, encode
 from softprompt_nb.engine.inference import (
@@ -16,17 +16,28 @@ import torch
 from families import FAMILIES, tiny
 
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is"), Example("zz top", " q")]
+DOUBLE = torch.float64
 
 
-def greedy(lm, x, steps):
+def prompt_of(lm, n, at="start", seed=0):
+    return SoftPrompt.init(lm, n, "gaussian", seed=seed, at=at)
+
+
+def joined(lm, prompt, ids, place=0):
+    "One row of embeddings, with a prompt's vectors behind its first tokens."
+    front, behind = lm.embed_ids(ids[:place]), lm.embed_ids(ids[place:])
+    return torch.cat([front, prompt.vectors.to(lm.dtype), behind])[None]
+
+
+def greedy(lm, embeds, steps):
     "Decode by running the whole sequence again for each token."
     out = []
     for _ in range(steps):
-        i = lm.model(inputs_embeds=x).logits[0, -1].argmax()
-        if i == lm.tokenizer.eos_token_id:
+        token = lm.model(inputs_embeds=embeds).logits[0, -1].argmax()
+        if token == lm.tokenizer.eos_token_id:
             break
-        out.append(i)
-        x = torch.cat([x, lm.embed(i)[None, None]], 1)
+        out.append(token)
+        embeds = torch.cat([embeds, lm.embed(token)[None, None]], 1)
     return lm.tokenizer.decode(out, skip_special_tokens=True)
 
 
@@ -34,111 +45,118 @@ def greedy(lm, x, steps):
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
 def test_generate_is_a_plain_loop(name, at):
-    lm = tiny(name)
-    p = SoftPrompt.init(lm, 5, "gaussian", at=at)
+    lm = tiny(name, dtype=DOUBLE)
+    prompt = prompt_of(lm, 5, at)
     texts = ["abc", "a much longer text", "q"]
     want = []
-    for t in texts:
-        ids = lm.tokenizer(t)["input_ids"]
-        k = {"start": 0, "before_answer": len(ids), 1: 1}[at]
-        want.append(
-            greedy(
-                lm,
-                torch.cat(
-                    [
-                        lm.embed(torch.tensor(ids[:k], dtype=torch.long)),
-                        p.vectors,
-                        lm.embed(torch.tensor(ids[k:], dtype=torch.long)),
-                    ]
-                )[None],
-                8,
-            )
-        )
-    assert generate(lm, p, texts, 8) == want
-    assert generate(lm, p, texts, 8, batch_size=1) == want
+    for text in texts:
+        ids = lm.tokenizer(text)["input_ids"]
+        place = {"start": 0, "before_answer": len(ids), 1: 1}[at]
+        want.append(greedy(lm, joined(lm, prompt, ids, place), 8))
+    assert generate(lm, prompt, texts, 8) == want
+    assert generate(lm, prompt, texts, 8, batch_size=1) == want
 
 
 @torch.no_grad()
 def test_generate_without_prompt_and_without_text():
-    lm = tiny("llama")
-    assert generate(lm, None, ["abc", "de"], 5) == [
-        greedy(lm, lm.embed(torch.tensor(lm.tokenizer(t)["input_ids"]))[None], 5) for t in ("abc", "de")
-    ]
-    p = SoftPrompt.init(lm, 4)
-    assert generate(lm, p, "", 5) == [greedy(lm, p.vectors[None], 5)]
-    assert generate(lm, p, ["", "abc"], 5)[1] == generate(lm, p, "abc", 5)[0]
+    lm = tiny("llama", dtype=DOUBLE)
+    alone = [greedy(lm, lm.embed_ids(lm.tokenizer(text)["input_ids"])[None], 5) for text in ("abc", "de")]
+    assert generate(lm, None, ["abc", "de"], 5) == alone
+    prompt = SoftPrompt.init(lm, 4)
+    assert generate(lm, prompt, "", 5) == [greedy(lm, joined(lm, prompt, []), 5)]
+    assert generate(lm, prompt, ["", "abc"], 5)[1] == generate(lm, prompt, "abc", 5)[0]
     with pytest.raises(ValueError, match="nothing to continue"):
         generate(lm, None, "")
 
 
 @torch.no_grad()
 def test_generation_after_bos_and_with_sampling_arguments():
-    lm = tiny("gemma", bos=True)
-    p = SoftPrompt.init(lm, 3, at="after_bos")
-    ids = lm.tokenizer("abc")["input_ids"]
-    want = greedy(lm, torch.cat([lm.embed(torch.tensor(ids[:1])), p.vectors, lm.embed(torch.tensor(ids[1:]))])[None], 6)
-    assert generate(lm, p, ["abc"], 6) == [want]
-    assert len(generate(lm, p, ["abc", "b"], 6, do_sample=True, temperature=2.0, num_beams=2)) == 2
+    lm = tiny("gemma", bos=True, dtype=DOUBLE)
+    prompt = SoftPrompt.init(lm, 3, at="after_bos")
+    want = greedy(lm, joined(lm, prompt, lm.tokenizer("abc")["input_ids"], 1), 6)
+    assert generate(lm, prompt, ["abc"], 6) == [want]
+    assert len(generate(lm, prompt, ["abc", "b"], 6, do_sample=True, temperature=2.0, num_beams=2)) == 2
+
+
+def plain_logprob(lm, prompt, example):
+    "Log-probability of a target and its number of tokens, by an ordinary call on one row."
+    row = encode(lm, example)
+    embeds = lm.embed_ids(row.ids)[None] if prompt is None else joined(lm, prompt, row.ids)
+    logprobs = lm.model(inputs_embeds=embeds).logits[0].log_softmax(-1)
+    n_target = len(row.ids) - row.n_input
+    target = torch.tensor(row.ids[row.n_input :])
+    return logprobs[-n_target - 1 : -1].gather(1, target[:, None]).sum(), n_target
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
 def test_losses_and_option_scores_are_sums_over_a_plain_call(name):
-    lm = tiny(name)
-    p = SoftPrompt.init(lm, 4, seed=3)
-    for prompt in (p, None):
-        total, count = target_logprobs(lm, prompt, EXAMPLES, batch_size=3)
-        for i, ex in enumerate(EXAMPLES):
-            e = encode(lm, ex)
-            x = lm.embed(torch.tensor(e.ids))
-            if prompt is not None:
-                x = torch.cat([p.vectors, x])
-            logp = lm.model(inputs_embeds=x[None]).logits[0].log_softmax(-1)[-len(e.ids) + e.n_input - 1 : -1]
-            want = logp.gather(1, torch.tensor(e.ids[e.n_input :])[:, None]).sum()
-            assert abs(total[i] - want) < 1e-4 * abs(want) and count[i] == len(e.ids) - e.n_input
-    loss = loss_on(lm, p, EXAMPLES)
-    total, count = target_logprobs(lm, p, EXAMPLES)
-    assert abs(loss - float(-total.sum() / count.sum())) < 1e-5 and loss.n == 4
+    lm = tiny(name, dtype=DOUBLE)
+    prompt = prompt_of(lm, 4, seed=3)
+    for given in (prompt, None):
+        total, count = target_logprobs(lm, given, EXAMPLES, batch_size=3)
+        assert total.dtype == DOUBLE
+        for i, example in enumerate(EXAMPLES):
+            want, n_target = plain_logprob(lm, given, example)
+            assert abs(total[i] - want) < 1e-9 * abs(want) and count[i] == n_target
+    loss = loss_on(lm, prompt, EXAMPLES)
+    total, count = target_logprobs(lm, prompt, EXAMPLES)
+    assert abs(loss - float(-total.sum() / count.sum())) < 1e-9 and loss.n == 4
+
+
+def test_scores_of_a_float32_model_are_float32():
+    lm = tiny("gpt2")
+    total, count = target_logprobs(lm, None, EXAMPLES)
+    scores = score_options(lm, None, ["ab"], [" x", " yy"])
+    assert total.dtype == count.dtype == scores.dtype == torch.float32
 
 
 @pytest.mark.parametrize("at", ["start", "before_answer", 1])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_text_that_many_options_share_scores_them_as_each_alone(name, at):
-    lm, texts, options = tiny(name), ["abc", "a much longer text", "q", "abc"], [" x", " yes it is", " de", " a b"]
-    p, other = SoftPrompt.init(lm, 4, "gaussian", seed=3, at=at), SoftPrompt.init(lm, 2, "gaussian", seed=4, at=at)
-    for prompt in (p, None, [p, other, p, other]):
-        of = prompt if isinstance(prompt, list) else [prompt] * len(texts)
-        want = torch.tensor(
-            [[target_logprobs(lm, q, [Example(t, o)], end=False)[0].item() for o in options] for q, t in zip(of, texts)]
-        )
+    lm = tiny(name, dtype=DOUBLE)
+    texts = ["abc", "a much longer text", "q", "abc"]
+    options = [" x", " yes it is", " de", " a b"]
+    prompt, other = prompt_of(lm, 4, at, seed=3), prompt_of(lm, 2, at, seed=4)
+    for given in (prompt, None, [prompt, other, prompt, other]):
+        each = given if isinstance(given, list) else [given] * len(texts)
+        want = []
+        for one, text in zip(each, texts):
+            alone = [target_logprobs(lm, one, [Example(text, option)], end=False)[0] for option in options]
+            want.append(torch.cat(alone))
+        want = torch.stack(want)
         for size in (3, 4, 64):
-            assert torch.allclose(
-                score_options(lm, prompt, texts, options, batch_size=size), want, atol=1e-4, rtol=1e-4
-            )
+            scores = score_options(lm, given, texts, options, batch_size=size)
+            assert scores.dtype == DOUBLE and torch.allclose(scores, want, atol=1e-9, rtol=1e-9)
 
 
 def test_a_text_that_many_options_share_is_computed_once(monkeypatch):
-    lm, tokens = tiny("gpt2"), []
+    lm = tiny("gpt2")
+    embedded = []
     embed = type(lm).embed
-    monkeypatch.setattr(type(lm), "embed", lambda self, ids: tokens.append(ids.numel()) or embed(self, ids))
+
+    def counted(self, ids):
+        embedded.append(ids.numel())
+        return embed(self, ids)
+
+    monkeypatch.setattr(type(lm), "embed", counted)
     score_options(lm, None, ["one"], [" x", " y"])
-    tokens.clear()
-    text, options = "a text of some length", [f" {c}{c}" for c in "abcdefgh"]
+    embedded.clear()
+    text, options = "a text of some length", [f" {letter}{letter}" for letter in "abcdefgh"]
     score_options(lm, None, [text], options)
-    spelled = [
-        tuple(lm.tokenizer(o, add_special_tokens=False)["input_ids"][:-1]) for o in options
-    ]  # a last token predicts nothing
-    assert sum(tokens) == len(lm.tokenizer(text)["input_ids"]) + len(
-        {o[:k] for o in spelled for k in range(1, len(o) + 1)}
-    )
+    needed = [lm.token_ids(option)[:-1] for option in options]  # a last token predicts nothing
+    beginnings = {tuple(ids[:size]) for ids in needed for size in range(1, len(ids) + 1)}
+    assert sum(embedded) == len(lm.tokenizer(text)["input_ids"]) + len(beginnings)
 
 
 def test_options_per_text_are_padded_with_minus_infinity():
-    lm = tiny("gpt2")
-    s = score_options(lm, None, ["ab", "cd"], [[" x", " yy"], [" z"]])
-    assert s.shape == (2, 2) and s[1, 1] == -torch.inf
-    assert torch.isclose(s[0, 1], target_logprobs(lm, None, [Example("ab", " yy")], end=False)[0][0])
-    assert torch.isclose(score_options(lm, None, ["ab"], [" yy"], normalize="tokens")[0, 0], s[0, 1] / 3)
+    lm = tiny("gpt2", dtype=DOUBLE)
+    scores = score_options(lm, None, ["ab", "cd"], [[" x", " yy"], [" z"]])
+    assert scores.shape == (2, 2) and scores[1, 1] == -torch.inf
+    alone, _ = target_logprobs(lm, None, [Example("ab", " yy")], end=False)
+    assert torch.isclose(scores[0, 1], alone[0], rtol=1e-9)
+    per_token = score_options(lm, None, ["ab"], [" yy"], normalize="tokens")
+    assert torch.isclose(per_token[0, 0], scores[0, 1] / 3, rtol=1e-9)
     with pytest.raises(ValueError, match="one list"):
         score_options(lm, None, ["ab", "cd"], [[" x"]])
     with pytest.raises(ValueError, match="normalize"):
@@ -147,9 +165,10 @@ def test_options_per_text_are_padded_with_minus_infinity():
 
 def test_exact_match_counts_first_lines():
     lm = tiny("gpt2")
-    said = generate(lm, None, [e.input for e in EXAMPLES], 4)
-    right = [Example(e.input, s + "\nmore") for e, s in zip(EXAMPLES, said) if s.strip()]
-    assert exact_match(lm, None, right + [Example("abc", " no such answer")], max_new_tokens=4).items[-1] == 0
+    answers = generate(lm, None, [example.input for example in EXAMPLES], 4)
+    right = [Example(example.input, text + "\nmore") for example, text in zip(EXAMPLES, answers) if text.strip()]
+    wrong = Example("abc", " no such answer")
+    assert exact_match(lm, None, [*right, wrong], max_new_tokens=4).items[-1] == 0
 
 
 def test_bad_prompts_and_lengths_are_refused():
@@ -165,6 +184,7 @@ def test_bad_prompts_and_lengths_are_refused():
 @torch.no_grad()
 def test_prompt_embeds_are_what_the_model_sees():
     lm = tiny("llama", dtype=torch.bfloat16)
-    p = SoftPrompt.init(lm, 3, at="before_answer")
-    E = to_prompt_embeds(lm, p, "ab")
-    assert E.dtype == torch.bfloat16 and E.shape == (5, lm.d_model) and E[2:].equal(p.vectors.bfloat16())
+    prompt = SoftPrompt.init(lm, 3, at="before_answer")
+    embeds = to_prompt_embeds(lm, prompt, "ab")
+    assert embeds.dtype == torch.bfloat16 and embeds.shape == (5, lm.d_model)
+    assert embeds[2:].equal(prompt.vectors.bfloat16())

@@ -1,9 +1,10 @@
-"""One training step of a soft prompt against PEFT's, and against the bare trunk over as many tokens, side by side in one process.
+"""One training step of a soft prompt against PEFT's, and against the bare trunk over as many tokens, in one process.
 
     python tests/bench/forward.py [--repeats 7] [--device cpu] [--save]
 
-Forward and backward, random weights, four target tokens a row. Each repeat runs all three in turn; ratios are taken within a repeat, and medians are shown with the smallest and
-largest. On a CPU: float32 and two threads, the shape of pythia-70m. On a GPU: bfloat16, the shapes of a 1B and an 8B model, with peak memory."""
+Forward and backward, random weights, four target tokens a row. Each repeat runs all three in turn; ratios are taken
+within a repeat, and medians are shown with the smallest and largest. On a CPU: float32 and two threads, the shape of
+pythia-70m. On a GPU: bfloat16, the shapes of a 1B and an 8B model, with peak memory."""
 
 import argparse
 import json
@@ -75,134 +76,168 @@ def model_of(shape, device, dtype):
         return AutoModelForCausalLM.from_config(SHAPES[shape](), dtype=dtype).eval()
 
 
-def steps(lm, B, T, n):
-    "The three steps to compare, as functions without arguments."
-    ids = torch.randint(0, lm.vocab_size, (B, T), device=lm.device)
+def random_batch(lm, n_rows, length):
+    "Random rows of one length, their last four tokens the targets."
+    ids = torch.randint(0, lm.vocab_size, (n_rows, length), device=lm.device)
     labels = torch.full_like(ids, -100)
     labels[:, -4:] = ids[:, -4:]
-    mask = torch.ones_like(ids)
-    batch = Batch(ids, mask, labels, torch.zeros(B, dtype=torch.long, device=lm.device))
-    v = (torch.randn(n, lm.d_model, device=lm.device) * 0.02).requires_grad_()
+    places = torch.zeros(n_rows, dtype=torch.long, device=lm.device)
+    return Batch(ids, torch.ones_like(ids), labels, places)
+
+
+def steps(lm, n_rows, length, n):
+    "The three steps to compare, as functions without arguments; the path of ours; the losses alone."
+    batch = random_batch(lm, n_rows, length)
+    vectors = (torch.randn(n, lm.d_model, device=lm.device) * 0.02).requires_grad_()
 
     def ours_loss():
-        return prompted_loss(lm, v, batch)
+        return prompted_loss(lm, vectors, batch)
 
     def ours():
-        torch.autograd.grad(ours_loss(), v)
+        torch.autograd.grad(ours_loss(), vectors)
 
-    x = torch.randn(B, -(-(n + B * T) // B), lm.d_model, device=lm.device, dtype=lm.dtype) * 0.02
+    as_long = -(-(n + n_rows * length) // n_rows)
+    x = torch.randn(n_rows, as_long, lm.d_model, device=lm.device, dtype=lm.dtype) * 0.02
 
     def bare():
-        y = x.clone().requires_grad_()
-        torch.autograd.grad(lm.trunk(inputs_embeds=y, use_cache=False).last_hidden_state.float().sum(), y)
+        embeds = x.clone().requires_grad_()
+        hidden = lm.trunk(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        torch.autograd.grad(hidden.float().sum(), embeds)
 
-    pm = get_peft_model(lm.model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=n)).eval()
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=n)
+    peft_model = get_peft_model(lm.model, config).eval()
 
     def peft_loss():
-        return pm(input_ids=ids, attention_mask=mask, labels=labels).loss
+        out = peft_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels)
+        return out.loss
 
     def theirs():
-        pm.zero_grad()
+        peft_model.zero_grad()
         peft_loss().backward()
 
-    return dict(ours=ours, bare=bare, peft=theirs), plan(lm, v, batch), dict(ours=ours_loss, peft=peft_loss)
+    path = plan(lm, vectors, batch)
+    return dict(ours=ours, bare=bare, peft=theirs), path, dict(ours=ours_loss, peft=peft_loss)
 
 
-def clock(f, device):
+def clock(step, device):
     "Seconds and, on a GPU, peak bytes of one call."
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
+    if device != "cuda":
+        start = time.perf_counter()
+        step()
+        return time.perf_counter() - start, None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    f()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, torch.cuda.max_memory_allocated() if device == "cuda" else None
+    step()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start, torch.cuda.max_memory_allocated()
 
 
-def measure(lm, shape, B, T, n, repeats, device):
-    "A row of the table."
-    fs, path, losses = steps(lm, B, T, n)
-    failed = {}
-    for k, f in list(fs.items()):
+def without_memory(functions):
+    "Names of the steps for which the memory does not do; the others have been run once."
+    failed = []
+    for name, step in functions.items():
         try:
-            f()
+            step()
         except torch.cuda.OutOfMemoryError:
-            failed[k] = "out of memory"
-    runs = [{k: clock(f, device) for k, f in fs.items() if k not in failed} for _ in range(repeats)]
-    row = dict(
-        shape=shape,
-        B=B,
-        T=T,
-        n=n,
-        path=path,
-        aim=AIMS.get((shape, B, T, n)),
-        **{f"{k}_failed": v for k, v in failed.items()},
-    )
-    row |= {f"{k}_kept_mb": round(kept_for_backward(lm, f) / 2**20) for k, f in losses.items() if k not in failed}
-    for k in fs:
-        if k in failed:
-            continue
-        row[f"{k}_ms"] = round(1e3 * statistics.median(r[k][0] for r in runs), 1)
+            failed.append(name)
+    return failed
+
+
+def ratio(runs, above, below):
+    "Median of a ratio within each repeat, and its smallest and largest."
+    ratios = [run[above][0] / run[below][0] for run in runs]
+    return round(statistics.median(ratios), 2), [round(min(ratios), 2), round(max(ratios), 2)]
+
+
+def measure(lm, shape, n_rows, length, n, repeats, device):
+    "A row of the table."
+    functions, path, losses = steps(lm, n_rows, length, n)
+    failed = without_memory(functions)
+    ran = {name: step for name, step in functions.items() if name not in failed}
+    runs = [{name: clock(step, device) for name, step in ran.items()} for _ in range(repeats)]
+    row = dict(shape=shape, B=n_rows, T=length, n=n, path=path, aim=AIMS.get((shape, n_rows, length, n)))
+    for name in failed:
+        row[f"{name}_failed"] = "out of memory"
+    for name, loss in losses.items():
+        if name in ran:
+            row[f"{name}_kept_mb"] = round(kept_for_backward(lm, loss) / 2**20)
+    for name in ran:
+        seconds, peaks = zip(*(run[name] for run in runs))
+        row[f"{name}_ms"] = round(1e3 * statistics.median(seconds), 1)
         if device == "cuda":
-            row[f"{k}_peak_gb"] = round(max(r[k][1] for r in runs) / 2**30, 2)
-    for name, a, b in (("times_peft", "peft", "ours"), ("over_bare", "ours", "bare")):
-        if a not in failed and b not in failed:
-            q = [r[a][0] / r[b][0] for r in runs]
-            row[name], row[name + "_range"] = round(statistics.median(q), 2), [round(min(q), 2), round(max(q), 2)]
+            row[f"{name}_peak_gb"] = round(max(peaks) / 2**30, 2)
+    for name, above, below in (("times_peft", "peft", "ours"), ("over_bare", "ours", "bare")):
+        if above in ran and below in ran:
+            row[name], row[f"{name}_range"] = ratio(runs, above, below)
     return row
 
 
-def main():
-    ap = argparse.ArgumentParser()
-    ap.add_argument("--repeats", type=int, default=7)
-    ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    ap.add_argument("--shapes", nargs="*")
-    ap.add_argument("--save", action="store_true", help="keep the table as a dated file in tests/bench/results")
-    a = ap.parse_args()
-    torch.set_num_threads(2)
-    dtype = torch.float32 if a.device == "cpu" else torch.bfloat16
-    rows = []
-    print(
-        f"{'model':>5} {'B':>3} {'T':>4} {'n':>5}  {'path':7} {'ours ms':>9} {'PEFT ms':>9} {'bare ms':>9}  {'x PEFT':>7} {'(range)':>14} {'aim':>5}  {'over bare':>9}",
-        flush=True,
+def heading():
+    timings = f"{'ours ms':>9} {'PEFT ms':>9} {'bare ms':>9}"
+    ratios = f"{'x PEFT':>7} {'(range)':>14} {'aim':>5}  {'over bare':>9}"
+    return f"{'model':>5} {'B':>3} {'T':>4} {'n':>5}  {'path':7} {timings}  {ratios}"
+
+
+def line(row):
+    "A row of the table, as it is printed."
+
+    def value(key):
+        return row.get(key, "-")
+
+    span = "-".join(map(str, row.get("times_peft_range", [])))
+    batch = f"{row['shape']:>5} {row['B']:3} {row['T']:4} {row['n']:5}  {row['path']:7}"
+    timings = f"{value('ours_ms'):>9} {value('peft_ms'):>9} {value('bare_ms'):>9}"
+    ratios = f"{value('times_peft'):>7} {span:>14} {row['aim'] or '':>5}  {value('over_bare'):>9}"
+    memory = f"  kept MB: ours {row.get('ours_kept_mb')}, PEFT {row.get('peft_kept_mb')}"
+    if "ours_peak_gb" in row or "peft_peak_gb" in row:
+        memory += f"  peak GB: ours {row.get('ours_peak_gb')}, PEFT {row.get('peft_peak_gb')}"
+    return f"{batch} {timings}  {ratios}{memory}"
+
+
+def save(rows, device, dtype, repeats):
+    "Keep the table as a dated file."
+    where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    versions = dict(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        peft=peft.__version__,
     )
-    for shape in a.shapes or (["70m"] if a.device == "cpu" else ["1b", "8b"]):
-        for B, T, n in LARGE.get(shape, RUNS):
-            lm = FrozenLM(model_of(shape, a.device, dtype), NoTokenizer(), shape)
-            r = measure(lm, shape, B, T, n, a.repeats, a.device)
-            rows.append(r)
-            lo_hi = "-".join(map(str, r.get("times_peft_range", [])))
-            print(
-                f"{shape:>5} {B:3} {T:4} {n:5}  {r['path']:7} {r.get('ours_ms', '-'):>9} {r.get('peft_ms', '-'):>9} {r.get('bare_ms', '-'):>9}  {r.get('times_peft', '-'):>7} {lo_hi:>14} {r['aim'] or '':>5}  {r.get('over_bare', '-'):>9}"
-                + f"  kept MB: ours {r.get('ours_kept_mb')}, PEFT {r.get('peft_kept_mb')}"
-                + (
-                    f"  peak GB: ours {r.get('ours_peak_gb')}, PEFT {r.get('peft_peak_gb')}"
-                    if a.device == "cuda"
-                    else ""
-                ),
-                flush=True,
-            )
+    record = dict(
+        date=str(date.today()),
+        device=where,
+        dtype=str(dtype)[6:],
+        repeats=repeats,
+        versions=versions,
+        rows=rows,
+    )
+    path = Path(__file__).parent / "results" / f"forward-{date.today()}-{device}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print("kept in", path.relative_to(Path(__file__).parents[2]))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--shapes", nargs="*")
+    parser.add_argument("--save", action="store_true", help="keep the table as a dated file in tests/bench/results")
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    on_cpu = args.device == "cpu"
+    dtype = torch.float32 if on_cpu else torch.bfloat16
+    rows = []
+    print(heading(), flush=True)
+    for shape in args.shapes or (["70m"] if on_cpu else ["1b", "8b"]):
+        for n_rows, length, n in LARGE.get(shape, RUNS):
+            lm = FrozenLM(model_of(shape, args.device, dtype), NoTokenizer(), shape)
+            rows.append(measure(lm, shape, n_rows, length, n, args.repeats, args.device))
+            print(line(rows[-1]), flush=True)
             del lm
-    if a.save:
-        where = torch.cuda.get_device_name() if a.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        record = dict(
-            date=str(date.today()),
-            device=where,
-            dtype=str(dtype)[6:],
-            repeats=a.repeats,
-            versions=dict(
-                python=platform.python_version(),
-                torch=torch.__version__,
-                transformers=transformers.__version__,
-                peft=peft.__version__,
-            ),
-            rows=rows,
-        )
-        path = Path(__file__).parent / "results" / f"forward-{date.today()}-{a.device}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(record, indent=1) + "\n")
-        print("kept in", path.relative_to(Path(__file__).parents[2]))
+    if args.save:
+        save(rows, args.device, dtype, args.repeats)
 
 
 if __name__ == "__main__":

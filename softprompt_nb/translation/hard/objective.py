@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from ...data import Encoded, Example, check_lengths, encode_at, pad_rows
 from ...engine.forward import prompted_loss, prompted_losses, target_losses
 from ...engine.inference import exact_match, loss_on
-from ...engine.packing import find_shared
+from ...engine.sharing import find_shared
 from ...lm import FrozenLM
 from ...measure import Measured
 from ...plots import COLORS, axes
