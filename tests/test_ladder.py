@@ -19,7 +19,8 @@ from softprompt_nb.evaluation.distance.ladder import ladder, loss_by_vector, sta
 from softprompt_nb.evaluation.distance.protocol import ProtocolStudy, stability, subspace
 from softprompt_nb.experiments.runs import RunStore
 from softprompt_nb.prompts import SoftPrompt
-from softprompt_nb.training.tuning import Pool, tune
+from softprompt_nb.training.pool import Pool
+from softprompt_nb.training.tuning import tune
 
 TEXTS = [f"this is text number {i} , and it goes on for {i * i} words ." for i in range(300)]
 SMALL = dict(
@@ -174,7 +175,7 @@ import os, sys
 sys.path.insert(0, {tests!r})
 from test_ladder import SMALL, cap, lm_of
 from softprompt_nb.evaluation.distance.ladder import ladder
-from softprompt_nb.training.tuning import Pool
+from softprompt_nb.training.pool import Pool
 turn, turns = Pool.turn, []
 def dies(self):
     turns.append(1)

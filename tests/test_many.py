@@ -15,7 +15,8 @@ from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog
 from softprompt_nb.training.many import free_memory, kept_bytes, lanes_that_fit, tune_many
-from softprompt_nb.training.tuning import Settings, TuningDiverged, prepare, tune
+from softprompt_nb.training.step import Settings, prepare
+from softprompt_nb.training.tuning import TuningDiverged, tune
 
 EXAMPLES = [Example(c * 3, f" {c}!") for c in "abcdefghij"]
 OTHERS = [Example(f"{c} and {c}", " yes it is"[: 3 + i]) for i, c in enumerate("klmnopq")]
@@ -141,9 +142,9 @@ def test_diverging_failing_and_stopping_lanes_leave_the_others_untouched():
 
 
 def test_an_error_of_the_model_keeps_what_was_done(monkeypatch):
-    from softprompt_nb.training import tuning
+    from softprompt_nb.training import step
 
-    lm, real, calls = lm_of("gpt2"), tuning.prompted_losses, []
+    lm, real, calls = lm_of("gpt2"), step.prompted_losses, []
 
     def sometimes(*a):
         calls.append(1)
@@ -151,7 +152,7 @@ def test_an_error_of_the_model_keeps_what_was_done(monkeypatch):
             raise RuntimeError("the driver went away")
         return real(*a)
 
-    monkeypatch.setattr(tuning, "prompted_losses", sometimes)
+    monkeypatch.setattr(step, "prompted_losses", sometimes)
     with pytest.warns(UserWarning, match="2 of 4 lanes.*the driver went away"):
         runs = tune_many(
             lm,
@@ -167,9 +168,9 @@ def test_an_error_of_the_model_keeps_what_was_done(monkeypatch):
 
 
 def test_lack_of_memory_sends_lanes_back_to_the_queue(monkeypatch):
-    from softprompt_nb.training import tuning
+    from softprompt_nb.training import step
 
-    lm, real, widths = lm_of("gpt2"), tuning.prompted_losses, []
+    lm, real, widths = lm_of("gpt2"), step.prompted_losses, []
 
     def small(lm, prompts, *a):
         if len(prompts) > 2:
@@ -180,13 +181,13 @@ def test_lack_of_memory_sends_lanes_back_to_the_queue(monkeypatch):
     prompts = [SoftPrompt.init(lm, 3, seed=i) for i in range(5)]
     noisy = lambda v: (v * torch.randn_like(v)).sum() * 0.01
     want = tune_many(lm, prompts, EXAMPLES, steps=6, regularizer=noisy, max_lanes=1, progress=False)
-    monkeypatch.setattr(tuning, "prompted_losses", small)
+    monkeypatch.setattr(step, "prompted_losses", small)
     got = tune_many(lm, prompts, EXAMPLES, steps=6, regularizer=noisy, max_lanes=5, progress=False)
     assert set(widths) <= {1, 2} and all(
         (a.history.loss - b.history.loss).abs().max() < 1e-5 for a, b in zip(got, want)
     )
     monkeypatch.setattr(
-        tuning, "prompted_losses", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory"))
+        step, "prompted_losses", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory"))
     )
     with pytest.raises(torch.OutOfMemoryError):
         tune(lm, prompts[0], EXAMPLES, progress=False)
@@ -311,12 +312,12 @@ def test_a_diverged_tuning_is_not_tried_again(tmp_path):
 
 
 def test_a_full_disk_does_not_end_a_tuning(tmp_path, monkeypatch):
-    from softprompt_nb.training import tuning
+    from softprompt_nb.training import state
 
     def full(*a, **kw):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tuning, "write_tensors", full)
+    monkeypatch.setattr(state, "write_tensors", full)
     with pytest.warns(UserWarning, match="could not be written.*No space left"):
         run = tune(
             lm_of("gpt2"),

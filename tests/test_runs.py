@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from toys import Trouble, Walk, double
 
 from softprompt_nb.data import Example
+from softprompt_nb.experiments import configs
+from softprompt_nb.experiments import runs as module
 from softprompt_nb.experiments.configs import TuneConfig
 from softprompt_nb.experiments.runs import Result, RunStore, content_hash
 from softprompt_nb.experiments.sweep import Serial, sweep
 from softprompt_nb.measure import over_runs
 from softprompt_nb.prompts import SoftPrompt
-from softprompt_nb.experiments import configs
-from softprompt_nb.training import tuning
-from softprompt_nb.experiments import runs as module
+from softprompt_nb.training import pool as tuning
 
 
 @dataclass(frozen=True)

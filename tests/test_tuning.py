@@ -12,7 +12,8 @@ from softprompt_nb.engine.forward import prompted_loss
 from softprompt_nb.engine.inference import loss_on
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog, Track
-from softprompt_nb.training.tuning import RELATIVE_LR, Settings, TuningDiverged, tune
+from softprompt_nb.training.step import RELATIVE_LR, Settings
+from softprompt_nb.training.tuning import TuningDiverged, tune
 
 EXAMPLES = [Example(c * 3, f" {c}!") for c in "abcdefghij"]
 
@@ -79,15 +80,13 @@ def test_every_example_is_seen_once_a_pass(lm):
     seen = []
 
     class Seen(Callback):
-        def before_fit(self, t):
-            real = t.next_rows
+        def before_fit(self, tuning):
+            tuning.batches = spy(tuning.batches)
 
-            def spy():
-                rows = real()
-                seen.extend(r.ids[0] for r in rows)
-                return rows
-
-            t.next_rows = spy
+    def spy(batches):
+        for rows in batches:
+            seen.extend(row.ids[0] for row in rows)
+            yield rows
 
     quick(lm, steps=5, batch_size=4, callbacks=[Seen()])
     firsts = [lm.tokenizer(e.input)["input_ids"][0] for e in EXAMPLES]

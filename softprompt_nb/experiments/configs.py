@@ -18,7 +18,9 @@ from ..lab.world import lab_task
 from ..load import load_lm
 from ..prompts import SoftPrompt
 from ..training.many import lanes_that_fit
-from ..training.tuning import Pool, Settings, TuningDiverged, prepare, result, tune
+from ..training.pool import Pool
+from ..training.step import Settings, prepare
+from ..training.tuning import TuningDiverged, result, tune
 
 # %% ../../nbs/experiments/configs.ipynb #c004
 @lru_cache(maxsize=2)

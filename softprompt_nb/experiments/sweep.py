@@ -25,7 +25,7 @@ from tqdm.std import tqdm
 
 from .runs import RunStore, StoreError, attempt, content_hash
 from ..measure import plural
-from ..training.callbacks import _in_notebook, clock
+from ..training.callbacks import clock, in_notebook
 
 # %% ../../nbs/experiments/sweep.ipynb #c004
 def _one(store, config, wait):
@@ -236,7 +236,7 @@ class _Bar:
         self.s, self.start, self.bar, self.handle = sweep, time.perf_counter(), None, None
         if not show:
             return
-        if not _in_notebook():
+        if not in_notebook():
             self.bar = tqdm(
                 total=len(sweep.ids),
                 initial=len(sweep.there),

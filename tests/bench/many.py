@@ -23,7 +23,8 @@ from softprompt_nb.lm import FrozenLM
 from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.many import kept_bytes, lanes_that_fit, tune_many
-from softprompt_nb.training.tuning import Settings, prepare, tune
+from softprompt_nb.training.step import Settings, prepare
+from softprompt_nb.training.tuning import tune
 
 SIZES = (4, 7, 10, 16)
 

@@ -30,7 +30,10 @@ from ...lm import FrozenLM
 from ...measure import mean
 from ...prompts import SoftPrompt
 from ...training.many import lanes_that_fit
-from ...training.tuning import Pool, Settings, data_fingerprint, prepare, result
+from ...training.pool import Pool
+from ...training.state import data_fingerprint
+from ...training.step import Settings, prepare
+from ...training.tuning import result
 
 # %% ../../../nbs/evaluation/distance/ladder.ipynb #c005
 @dataclass
