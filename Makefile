@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+# Threads of each test process; ATEN_CPU_CAPABILITY=default or avx2 in front of `make test` tries another processor's arithmetic.
+THREADS ?= 1
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 # Passive: threads that wait must not spin, or two programs on two cores slow each other down twentyfold (not for benchmarks, which have the machine to themselves).
@@ -10,7 +12,7 @@ QUIET := TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_DATASETS_DISABLE_PROGR
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install lab tour test test-browser bench docs export run-notebooks readme clean
+.PHONY: help install lab tour test test-browser bench docs format export run-notebooks readme clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +35,7 @@ tour: $(STAMP)  ## the first soft prompt without a browser; the executed noteboo
 	@$(QUIET) $(PATIENT) $(PY) .ci/tour.py nbs/howto/first-prompt.ipynb _runs/tour
 
 test: $(STAMP)  ## everything that CI runs
-	$(QUIET) $(PATIENT) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup --durations 10
+	$(QUIET) $(PATIENT) OMP_NUM_THREADS=$(THREADS) $(PY) -m pytest -n $(JOBS) --dist loadgroup --durations 10
 
 test-browser: $(STAMP)  ## the tours with Run All in JupyterLab, in a real browser (NB="nbs/howto/first-prompt.ipynb ..." for some of them)
 	@$(QUIET) $(PATIENT) $(PY) .ci/run_all.py $(NB)
@@ -45,6 +47,11 @@ docs: $(STAMP)  ## the documentation site in _docs/ (needs Quarto)
 	@PATH="$(abspath $(VENV))/bin:$$PATH"; command -v quarto >/dev/null || { \
 	  echo "The site is built by Quarto, which was not found: run '$(PY) -m pip install quarto-cli' or get it from https://quarto.org, then 'make docs' again."; exit 1; }; \
 	touch README.md; $(QUIET) nbdev_docs && python .ci/offline.py _docs && echo "The site is in _docs/: open _docs/index.html."
+
+format: $(STAMP)  ## notebooks, tests and scripts as ruff writes them, then the modules; what it cannot mend is listed
+	$(VENV)/bin/ruff format --quiet .
+	$(VENV)/bin/ruff check --fix .
+	@$(MAKE) --no-print-directory export
 
 export: $(STAMP)  ## write the modules from the notebooks, and tidy the notebooks
 	@PATH="$(abspath $(VENV))/bin:$$PATH"; nbdev_export && nbdev_clean

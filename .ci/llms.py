@@ -1,4 +1,5 @@
-"""Writes nbs/llms.txt, the list of all pages for programs that read the site: section, title, address and subtitle of each, as the sidebar has them.
+"""Writes nbs/llms.txt, the list of all pages for programs that read the site: section, title, address and subtitle of
+each, as the sidebar has them.
 
 Quarto publishes it at the site's top. --check writes nothing and fails when it is out of date."""
 
@@ -39,7 +40,8 @@ def build(root=ROOT):
     site, parts = (
         f"{cfg['doc_host']}{cfg['doc_baseurl']}",
         [
-            f"# {cfg['title']}\n\n> {cfg['description']}\n\nThe source of every page is a notebook below nbs/ of {cfg['git_url']}"
+            f"# {cfg['title']}\n\n> {cfg['description']}\n\n"
+            f"The source of every page is a notebook below nbs/ of {cfg['git_url']}"
         ],
     )
     for section, notebooks in sections(root):

@@ -25,7 +25,8 @@ def directives(source):
 
 def run(path, skip=lambda cell: False, after=lambda n, cell, seconds: None, setup="", timeout=1200):
     """Execute the notebook at `path`; returns it with its outputs, and the exception that stopped it or None.
-    Cells for which `skip` holds keep their stored outputs; `after` sees each executed cell; `setup` runs first, unseen."""
+    Cells for which `skip` holds keep their stored outputs; `after` sees each executed cell; `setup` runs first,
+    unseen."""
     nb = nbformat.read(path, as_version=4)
     client = NotebookClient(
         nb,

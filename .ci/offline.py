@@ -1,7 +1,9 @@
 """Makes the pages of a built site independent of other servers: python .ci/offline.py _docs
 
-Quarto puts require.js and jQuery from a CDN into every page that has an HTML output, for widgets. These pages have none, so the tags are taken out.
-Then every page and style sheet is searched for anything else that a browser would load from elsewhere; the program fails if there is any."""
+Quarto puts require.js and jQuery from a CDN into every page that has an HTML output, for widgets. These pages have
+none, so the tags are taken out.
+Then every page and style sheet is searched for anything else that a browser would load from elsewhere; the program
+fails if there is any."""
 
 import re
 import sys

@@ -1,4 +1,5 @@
-"""A notebook as the Markdown that a page is made of: prose, code without directives, stored outputs in the form that reads best."""
+"""A notebook as the Markdown that a page is made of: prose, code without directives, stored outputs in the form that
+reads best."""
 
 import base64
 import re
@@ -36,7 +37,8 @@ def output(out, alt, picture, html):
 
 def blocks(path, picture, html=False):
     """(kind, Markdown) of every visible piece of the notebook at `path`; kind is 'raw', 'prose', 'code' or 'output'.
-    `picture` is given a PNG's bytes, stores them and returns the address to show; `html` prefers a table's HTML to its text."""
+    `picture` is given a PNG's bytes, stores them and returns the address to show; `html` prefers a table's HTML to
+    its text."""
     for cell in nbformat.read(path, as_version=4).cells:
         names = (
             directives(cell.source)

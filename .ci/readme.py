@@ -1,6 +1,8 @@
-"""Writes README.md from nbs/index.ipynb: prose as it stands, code without its directives, stored outputs, links that work on a repository page.
+"""Writes README.md from nbs/index.ipynb: prose as it stands, code without its directives, stored outputs, links that
+work on a repository page.
 
-Pictures that the page's cells display are written to nbs/images/readme-NN.png. --check writes nothing and fails when something is out of date."""
+Pictures that the page's cells display are written to nbs/images/readme-NN.png. --check writes nothing and fails
+when something is out of date."""
 
 import posixpath
 import re
@@ -15,7 +17,8 @@ LINK = re.compile(r'(!?\[[^\]]*\]\()([^)\s]+)((?:\s+"[^"]*")?\))')
 
 
 def relink(md, nbs):
-    "Make the page's relative links start at the repository's top; a link to a site page becomes a link to its notebook."
+    """Make the page's relative links start at the repository's top; a link to a site page becomes a link to its
+    notebook."""
 
     def one(m):
         target, sep, anchor = m[2].partition("#")
@@ -34,7 +37,8 @@ def relink(md, nbs):
 
 
 def build(nb_path):
-    "README text, and the pictures it shows as {path from the top: bytes}. Code cells with nothing between them become one block, imports and all."
+    """README text, and the pictures it shows as {path from the top: bytes}. Code cells with nothing between them
+    become one block, imports and all."""
     parts, pictures = [], {}
 
     def picture(png):

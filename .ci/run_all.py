@@ -1,9 +1,13 @@
-"""Opens notebooks in JupyterLab, in a real browser, chooses Run All Cells, and fails on an error, a cell that did not run, or anything on stderr.
+"""Opens notebooks in JupyterLab, in a real browser, chooses Run All Cells, and fails on an error, a cell that did not
+run, or anything on stderr.
 
-    python .ci/run_all.py [--minutes 20] [notebook ...]      the tours where none is named: the sections Start, How-to and The papers of the sidebar
+    python .ci/run_all.py [--minutes 20] [notebook ...]      the tours where none is named: the sections Start,
+How-to and The papers of the sidebar
 
-Works on a copy, so the repository stays as it is; the executed notebooks, and pictures of what went wrong, are in _runs/browser/.
-Needs Node 18 or newer and Chromium (or Chrome): the first on PATH, or the program that the environment variable CHROMIUM names."""
+Works on a copy, so the repository stays as it is; the executed notebooks, and pictures of what went wrong, are in
+_runs/browser/.
+Needs Node 18 or newer and Chromium (or Chrome): the first on PATH, or the program that the environment variable
+CHROMIUM names."""
 
 import argparse
 import contextlib
@@ -79,7 +83,8 @@ def find_browser():
     if found and shutil.which(found):
         return found
     sys.exit(
-        f"{found or 'No Chromium'} was {'not ' if found else ''}found: install Chromium (on Debian and Ubuntu: apt install chromium), or name a Chrome in the environment variable CHROMIUM."
+        f"{found or 'No Chromium'} was {'not ' if found else ''}found: install Chromium (on Debian and Ubuntu: "
+        "apt install chromium), or name a Chrome in the environment variable CHROMIUM."
     )
 
 
@@ -235,7 +240,8 @@ def main():
         print("".join(f"\n{nb}: {line}" for line in found), end="")
     failed = sum(bool(found) for *_, found in rows)
     print(
-        f"\n{len(rows) - failed} of {len(rows)} notebooks ran without trouble; as executed they are in {out.relative_to(ROOT)}/"
+        f"\n{len(rows) - failed} of {len(rows)} notebooks ran without trouble; "
+        f"as executed they are in {out.relative_to(ROOT)}/"
     )
     sys.exit(bool(failed))
 

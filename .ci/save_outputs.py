@@ -2,7 +2,8 @@
 
     python .ci/save_outputs.py [--check] [notebook ...]      all notebooks under nbs/ where none is named
 
-Cells that nbdev_test skips are skipped and keep their outputs. --check writes nothing and fails when the stored outputs differ."""
+Cells that nbdev_test skips are skipped and keep their outputs. --check writes nothing and fails when the stored
+outputs differ."""
 
 import argparse
 import base64
@@ -40,7 +41,8 @@ def last_writes(s):
 
 
 def small_png(data):
-    "A picture with 256 colours, a third of the size and to the eye the same; one with transparent parts, or smaller as it is, stays."
+    """A picture with 256 colours, a third of the size and to the eye the same; one with transparent parts, or smaller
+    as it is, stays."""
     raw = base64.b64decode(text(data))
     im, out = Image.open(io.BytesIO(raw)), io.BytesIO()
     if im.mode == "P" or (im.mode == "RGBA" and im.getchannel("A").getextrema()[0] < 255):

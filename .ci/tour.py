@@ -1,4 +1,5 @@
-"""Executes the tour without a browser: a line for each cell, the result table at the end, the notebook and its figures in a folder.
+"""Executes the tour without a browser: a line for each cell, the result table at the end, the notebook and its
+figures in a folder.
 
 The result table is what the last cell that ends in a line `results` displays."""
 
@@ -61,7 +62,9 @@ def main(path, folder):
     if table is None:
         sys.exit(f"The tour ran, but none of its cells ends in a line `results` that displays a table: {path}")
     print(
-        f"\n{table}\n\n{time.perf_counter() - began:.0f} seconds. The executed notebook and {figures} figures are in {folder}/\nNext: `make lab` opens the notebooks; nbs/howto/your-data.ipynb does the same with a file of yours."
+        f"\n{table}\n\n{time.perf_counter() - began:.0f} seconds. "
+        f"The executed notebook and {figures} figures are in {folder}/\n"
+        "Next: `make lab` opens the notebooks; nbs/howto/your-data.ipynb does the same with a file of yours."
     )
 
 

@@ -1,6 +1,7 @@
 """The documentation pages: nbdev processes every notebook, and pandoc reads what Quarto will read.
 
-A documentation cell that raises, a stored error, a pandoc warning, a dead local link, a picture without words: each fails."""
+A documentation cell that raises, a stored error, a pandoc warning, a dead local link, a picture without words:
+each fails."""
 
 import functools
 import json
@@ -110,7 +111,8 @@ def anchors(path):
 
 
 def resolve(target, page, site):
-    "The file under `site` that a local link of `page` means; None for a link that leads elsewhere; raises LookupError for a dead one."
+    """The file under `site` that a local link of `page` means; None for a link that leads elsewhere; raises
+    LookupError for a dead one."""
     from nbdev.config import get_config
 
     cfg = get_config(path=ROOT)

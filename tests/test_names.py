@@ -1,6 +1,7 @@
 """Every public name is documented: a summary, each parameter, the errors it raises; and a lesson shows it.
 
-Read from the source, so nothing is imported. Public is what a module's `__all__` names; a lesson is a code cell that is not exported."""
+Read from the source, so nothing is imported. Public is what a module's `__all__` names; a lesson is a code cell
+that is not exported."""
 
 import ast
 import io
@@ -176,7 +177,8 @@ def test_every_name_of_all_is_in_a_lesson():
 
 
 def test_every_public_name_is_reached_from_a_lesson():
-    "By its name, or through the code of what a lesson uses, or of what importing does: nothing public is idle. `main` is for the command line."
+    """By its name, or through the code of what a lesson uses, or of what importing does: nothing public is idle.
+    `main` is for the command line."""
     bodies, at_import = {}, set()
     for n in (n for module in MODULES for n in tree(module).body):
         names = [n.name] if hasattr(n, "name") else [t.id for t in getattr(n, "targets", []) if isinstance(t, ast.Name)]

@@ -1,4 +1,5 @@
-"""Each notebook runs in a process of its own; the modules are what the notebooks export; the notebooks keep the house rules."""
+"""Each notebook runs in a process of its own; the modules are what the notebooks export; the notebooks keep the house
+rules."""
 
 import ast
 import json
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 from conftest import ROOT, copy_tree, run, script
-from notebooks import code_lines, directives
+from notebooks import directives
 
 NB_TIMEOUT = 600  # seconds; no notebook should need a fifth of it
 NOTEBOOKS = sorted(
@@ -81,9 +82,6 @@ def test_stays_small(nb):
     for cell in book["cells"]:
         cell["outputs"] = []
     assert len(json.dumps(book)) < 120_000, "more than 120 KB without its outputs"
-    for i, src, _ in cells(nb):
-        if EXPORTS & set(directives(src)):
-            assert len(code_lines(src)) < 30, f"exported cell {i} has {len(code_lines(src))} lines of code"
 
 
 @each_notebook

@@ -1,4 +1,5 @@
-"""The wheel is complete and asks for what it imports; nothing in the package unpickles or trusts remote code; the repository is clean."""
+"""The wheel is complete and asks for what it imports; nothing in the package unpickles or trusts remote code; the
+repository is clean."""
 
 import ast
 import os

@@ -1,4 +1,5 @@
-"""What the site promises: titles, sections, a list for programs, badges, cells that run where they are pasted, nothing loaded from elsewhere."""
+"""What the site promises: titles, sections, a list for programs, badges, cells that run where they are pasted,
+nothing loaded from elsewhere."""
 
 import json
 import re
@@ -93,7 +94,9 @@ def test_copy_this_runs_where_it_is_pasted(tmp_path):
     pasted = copied()
     assert "nbs/index.ipynb" in {nb for nb, *_ in pasted}
     code = [
-        f'print({f"{nb}, cell {i}"!r}, flush=True)\nexec("from softprompt_nb.all import *", scope := {{}})\nexec({src!r}, scope)'
+        f"print({f'{nb}, cell {i}'!r}, flush=True)\n"
+        f'exec("from softprompt_nb.all import *", scope := {{}})\n'
+        f"exec({src!r}, scope)"
         for nb, i, src in pasted
     ]
     (tmp_path / "pasted.py").write_text('import matplotlib\nmatplotlib.use("agg")\n' + "\n".join(code))
@@ -108,10 +111,17 @@ def test_tours_are_the_sections_that_people_step_through():
     assert set(BADGED) <= set(tour_pages())
 
 
-WIDGETS = """<html><head><script src="https://cdnjs.cloudflare.com/ajax/libs/require.js/2.3.6/require.min.js" integrity="x" crossorigin="anonymous"></script>
-<script src="https://cdn.jsdelivr.net/npm/jquery@3.5.1/dist/jquery.min.js" crossorigin="anonymous" data-relocate-top="true"></script>
-<script type="application/javascript" data-relocate-top="true">define('jquery', [],function() {return window.jQuery;})</script>
-<script src="site_libs/quarto-nav/quarto-nav.js"></script><link rel="canonical" href="https://example.org/a.html"></head><body><a href="https://example.org">a link</a></body></html>"""
+WIDGETS = (
+    '<html><head><script src="https://cdnjs.cloudflare.com/ajax/libs/require.js/2.3.6/require.min.js" '
+    'integrity="x" crossorigin="anonymous"></script>\n'
+    '<script src="https://cdn.jsdelivr.net/npm/jquery@3.5.1/dist/jquery.min.js" crossorigin="anonymous" '
+    'data-relocate-top="true"></script>\n'
+    '<script type="application/javascript" data-relocate-top="true">'
+    "define('jquery', [],function() {return window.jQuery;})</script>\n"
+    '<script src="site_libs/quarto-nav/quarto-nav.js"></script>'
+    '<link rel="canonical" href="https://example.org/a.html"></head>'
+    '<body><a href="https://example.org">a link</a></body></html>'
+)
 
 
 def test_a_page_is_freed_of_widgets_and_kept_otherwise(tmp_path, capsys):

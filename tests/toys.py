@@ -21,7 +21,8 @@ def double(x):
 
 @dataclass(frozen=True)
 class Walk:
-    "A random walk that goes on where it was killed: position, generator and history are its state, written at every step."
+    """A random walk that goes on where it was killed: position, generator and history are its state, written at every
+    step."""
 
     seed: int = 0
     steps: int = 6
@@ -48,7 +49,8 @@ class Walk:
 
 @dataclass(frozen=True)
 class Trouble:
-    "A run that does as it is told: raise, exit, die, die in the first attempt only, return nonsense, wait, or nothing of the kind."
+    """A run that does as it is told: raise, exit, die, die in the first attempt only, return nonsense, wait, or
+    nothing of the kind."""
 
     what: str = ""
     x: int = 0
@@ -69,10 +71,9 @@ class Trouble:
             return Result(dict(y=object()))
         if self.what == "big":
             return Result(dict(y=1), arrays=dict(a=torch.zeros(200_000)))
-        if self.what == "die once":
-            if not work.resumed:
-                (work.folder / "tried").touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+        if self.what == "die once" and not work.resumed:
+            (work.folder / "tried").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.what == "wait":
             while not (Path(self.signs) / "go").exists():
                 time.sleep(0.02)

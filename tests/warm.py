@@ -1,6 +1,9 @@
-"""A process that has the large libraries loaded and runs each notebook in a fork of itself: fresh for the notebook, without the seconds that importing torch and its like takes anew for each of eighty.
+"""A process that has the large libraries loaded and runs each notebook in a fork of itself: fresh for the notebook,
+without the seconds that importing torch and its like takes anew for each of eighty.
 
-Reads one job a line (JSON: notebook, IPython's folder, seconds it may take) and answers with one line of JSON: whether it ran, and what it said. The package itself is not loaded: each notebook imports it as a reader's kernel does."""
+Reads one job a line (JSON: notebook, IPython's folder, seconds it may take) and answers with one line of JSON:
+whether it ran, and what it said. The package itself is not loaded: each notebook imports it as a reader's kernel
+does."""
 
 import json
 import os
@@ -9,6 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import datasets  # noqa: F401
@@ -32,10 +36,8 @@ def waited(pid, seconds):
     while not done and time.monotonic() < end:
         time.sleep(0.05)
         done, status = os.waitpid(pid, os.WNOHANG)
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)  # also what it started and left behind
-    except ProcessLookupError:
-        pass
     return os.waitstatus_to_exitcode(status if done else os.waitpid(pid, 0)[1])
 
 

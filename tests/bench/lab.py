@@ -1,8 +1,10 @@
-"""Every task of the lab: the model alone, with its instruction, with five examples, and with ten tuned vectors, on the same held-out items.
+"""Every task of the lab: the model alone, with its instruction, with five examples, and with ten tuned vectors, on
+the same held-out items.
 
     python tests/bench/lab.py [--model lab-instruct-s] [--tasks capital reverse ...] [--save]
 
-Prompts: ten vocabulary rows, 80 steps of 16 examples, the defaults of `tune`, one seed. The closing lines count how many tasks the model masters with their instruction (95 %), and how many of those the tuned
+Prompts: ten vocabulary rows, 80 steps of 16 examples, the defaults of `tune`, one seed. The closing lines count
+how many tasks the model masters with their instruction (95 %), and how many of those the tuned
 vectors bring to 97 %."""
 
 import argparse
@@ -76,8 +78,10 @@ def main():
         median_seconds=sorted(r["seconds"] for r in rows)[len(rows) // 2],
     )
     print(
-        f"\n{len(mastered)} of {len(rows)} tasks at 95 % or more with their instruction; ten vectors bring {proportion(reached or [False])} of those to 97 %. "
-        f"Alone: {summary['mean_alone']:.3f} on average ({summary['mean_alone_of_mastered']:.3f} over those). Median tuning: {summary['median_seconds']} s."
+        f"\n{len(mastered)} of {len(rows)} tasks at 95 % or more with their instruction; "
+        f"ten vectors bring {proportion(reached or [False])} of those to 97 %. "
+        f"Alone: {summary['mean_alone']:.3f} on average ({summary['mean_alone_of_mastered']:.3f} over those). "
+        f"Median tuning: {summary['median_seconds']} s."
     )
     if a.save:
         record = dict(

@@ -2,8 +2,11 @@
 
     python tests/bench/persistence.py [--repeats 9] [--save]
 
-Gaussian clouds in 768 dimensions, in single precision. Both sides do the same: a forward and a backward pass of the total lifetime of H0 and H1. gudhi's simplex tree gets the matrix of distances, and the edges that its `flag_persistence_generators`
-names are gathered from that matrix by torch. How long the generators alone take is shown too. The two are run in turn; ratios are taken within a repeat, and medians are shown with the smallest and largest."""
+Gaussian clouds in 768 dimensions, in single precision. Both sides do the same: a forward and a backward pass of
+the total lifetime of H0 and H1. gudhi's simplex tree gets the matrix of distances, and the edges that its
+`flag_persistence_generators`
+names are gathered from that matrix by torch. How long the generators alone take is shown too. The two are run in
+turn; ratios are taken within a repeat, and medians are shown with the smallest and largest."""
 
 import argparse
 import json
@@ -43,7 +46,12 @@ def theirs(x):
     d = torch.nn.functional.pdist(x.double())
     h0, h1 = generators(squareform(d.detach().numpy()))[:2]
     loops = torch.as_tensor(np.concatenate([*h1, np.zeros((0, 4), int)]))
-    number = lambda e: (lambda a, b: a * (2 * len(x) - a - 1) // 2 + b - a - 1)(e.amin(1), e.amax(1))
+
+    def number(edges):
+        "Where an edge's length stands among the pairwise distances."
+        first, second = edges.amin(1), edges.amax(1)
+        return first * (2 * len(x) - first - 1) // 2 + second - first - 1
+
     total = d[number(torch.as_tensor(h0[:, 1:]))].sum() + (d[number(loops[:, 2:])] - d[number(loops[:, :2])]).sum()
     return torch.autograd.grad(total.float(), x)[0]
 
@@ -84,12 +92,17 @@ def main():
         )
         rows.append(row)
         print(
-            f"n={n:4}: H0 and H1 forward and backward {row['forward_backward_ms']:7.2f} ms ({row['range_ms'][0]} to {row['range_ms'][1]}); with gudhi's generators {row['gudhi_forward_backward_ms']:8.2f} ms (the generators alone {row['gudhi_generators_ms']}), "
-            f"{row['times']} times as long ({row['times_range'][0]} to {row['times_range'][1]}); {row['repeats']} repeats",
+            f"n={n:4}: H0 and H1 forward and backward {row['forward_backward_ms']:7.2f} ms "
+            f"({row['range_ms'][0]} to {row['range_ms'][1]}); "
+            f"with gudhi's generators {row['gudhi_forward_backward_ms']:8.2f} ms "
+            f"(the generators alone {row['gudhi_generators_ms']}), "
+            f"{row['times']} times as long ({row['times_range'][0]} to {row['times_range'][1]}); "
+            f"{row['repeats']} repeats",
             flush=True,
         )
     print(
-        f"one thread; load before {load:.1f} on {os.cpu_count()} cores; at n=100 at most 10 ms are allowed, and at least ten times gudhi's speed is asked for"
+        f"one thread; load before {load:.1f} on {os.cpu_count()} cores; "
+        "at n=100 at most 10 ms are allowed, and at least ten times gudhi's speed is asked for"
     )
     if a.save:
         path = Path(__file__).parent / "results" / f"persistence-{date.today()}-cpu.json"

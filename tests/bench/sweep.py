@@ -1,8 +1,10 @@
-"""What a sweep costs beside the runs themselves: trivial runs in a bare loop, in a bare process pool, and in a sweep with its records.
+"""What a sweep costs beside the runs themselves: trivial runs in a bare loop, in a bare process pool, and in a sweep
+with its records.
 
     python tests/bench/sweep.py [--runs 200] [--workers 2] [--save]
 
-A run here adds two numbers, so that all the time is overhead: hashing, claim, record (three waits for the disk each), and the way to a worker and back. The start of a pool, in which each worker imports torch and
+A run here adds two numbers, so that all the time is overhead: hashing, claim, record (three waits for the disk
+each), and the way to a worker and back. The start of a pool, in which each worker imports torch and
 transformers, is measured apart from it. Each figure is the median of three, in the same process."""
 
 import argparse
@@ -14,6 +16,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -52,10 +55,15 @@ def main():
     ap.add_argument("--workers", type=int, default=2)
     ap.add_argument("--save", action="store_true", help="keep the table as a dated file in tests/bench/results")
     a = ap.parse_args()
-    out, configs = {}, lambda r, n=a.runs: [Add(i, r) for i in range(n)]
-    each = lambda name, f, repeats=3: out.__setitem__(
-        name, round(1000 * median(took(lambda: f(r)) for r in range(repeats)) / a.runs, 3)
-    )
+    out = {}
+
+    def configs(repeat, n=a.runs):
+        return [Add(i, repeat) for i in range(n)]
+
+    def each(name, run, repeats=3):
+        seconds = [took(partial(run, repeat)) for repeat in range(repeats)]
+        out[name] = round(1000 * median(seconds) / a.runs, 3)
+
     with tempfile.TemporaryDirectory() as tmp:
         each("one durable file", lambda r: [write_file(Path(tmp) / "x", "x") for _ in range(a.runs)])
         each("bare loop", lambda r: [add(c) for c in configs(r)])
@@ -73,7 +81,8 @@ def main():
     for k, v in out.items():
         print(f"{k:40} {v:8.3f}")
     print(
-        f"start of a pool in seconds: {start}; table of {3 * a.runs} records: {table:.2f} s; {a.runs} runs, {a.workers} workers, load before {os.getloadavg()[0]:.1f}"
+        f"start of a pool in seconds: {start}; table of {3 * a.runs} records: {table:.2f} s; "
+        f"{a.runs} runs, {a.workers} workers, load before {os.getloadavg()[0]:.1f}"
     )
     if a.save:
         record = dict(
