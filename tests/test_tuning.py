@@ -3,10 +3,6 @@
 import json
 import math
 
-import pytest
-import torch
-from families import tiny
-
 from softprompt_nb.data import Example, collate
 from softprompt_nb.engine.forward import prompted_loss
 from softprompt_nb.engine.inference import loss_on
@@ -15,6 +11,10 @@ from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog, Track
 from softprompt_nb.training.step import RELATIVE_LR, Settings, ShuffledBatches
 from softprompt_nb.training.tuning import TuningDiverged, tune
+
+import pytest
+import torch
+from families import tiny
 
 EXAMPLES = [Example(letter * 3, f" {letter}!") for letter in "abcdefghij"]
 
