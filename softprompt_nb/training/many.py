@@ -14,9 +14,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
-
 from ..data import Encoded, Example
 from ..lm import FrozenLM
 from ..measure import plural
@@ -25,6 +22,9 @@ from .callbacks import Callback, Progress, clock
 from .pool import Pool, run_pool
 from .step import Settings, Tuning, losses_of, prepare
 from .tuning import Run, result
+
+import pandas as pd
+import torch
 
 # %% ../../nbs/training/many.ipynb #c005
 def _each(value, lanes, name):

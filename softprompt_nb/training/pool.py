@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-
 from ..patching import patch
 from .callbacks import Callback
 from .state import load_state, restore_watchers, save_state
 from .step import Tuning, step_together
+
+import torch
 
 # %% ../../nbs/training/pool.ipynb #c024
 def _begin(tuning):

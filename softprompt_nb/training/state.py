@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
-import torch
-
 from ..data import Encoded, Example
 from ..files import read_tensors, tensor_hash, write_tensors
 from .step import Tuning
+
+import torch
 
 # %% ../../nbs/training/state.ipynb #c021
 def data_fingerprint(

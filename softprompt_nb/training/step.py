@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from ..data import Encoded, Example, check_lengths, encode_at, pad_rows
 from ..engine.forward import prompted_losses
 from ..engine.inference import target_logprobs
@@ -22,6 +20,8 @@ from ..lm import FrozenLM
 from ..patching import patch
 from ..prompts import SoftPrompt
 from .callbacks import Callback
+
+import torch
 
 # %% ../../nbs/training/step.ipynb #c004
 RELATIVE_LR = 0.5  # default learning rate over the embedding table's scale, see the page on choosing it

@@ -14,9 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
-
 from .. import __version__
 from ..data import Encoded, Example
 from ..lm import FrozenLM
@@ -25,6 +22,9 @@ from .callbacks import Callback, Progress, clock
 from .pool import Pool, run_pool
 from .state import data_fingerprint
 from .step import Settings, Tuning, prepare
+
+import pandas as pd
+import torch
 
 # %% ../../nbs/training/tuning.ipynb #c009
 @dataclass
