@@ -86,7 +86,8 @@ from softprompt_nb.engine.inference import exact_match, generate, loss_on, score
 from softprompt_nb.training.many import Runs, tune_many
 from softprompt_nb.experiments.runs import Record, Result, RunStore, content_hash
 from softprompt_nb.experiments.sweep import Serial, Sweep, sweep
-from softprompt_nb.training.tuning import Run, Settings, TuningDiverged, tune
+from softprompt_nb.training.step import Settings
+from softprompt_nb.training.tuning import Run, TuningDiverged, tune
 from softprompt_nb.translation.hard.baselines import greedy_coordinate, random_search, written
 from softprompt_nb.translation.hard.gcg import GCGConfig, gcg
 from softprompt_nb.translation.hard.objective import HardPrompt, Objective, Reader

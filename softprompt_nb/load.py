@@ -13,7 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import softprompt_nb
-from .lab.family import RECIPES, lab_model
+from .lab.recipes import RECIPES
+from .lab.family import lab_model
 from .lm import FrozenLM, refuse_unsupported
 
 import torch

@@ -84,7 +84,7 @@ def main():
     ap.add_argument("--to", help="a .json file for the table")
     ap.add_argument("--budget", type=int, default=3000)
     a = ap.parse_args()
-    from softprompt_nb.studies.structure import write_results
+    from softprompt_nb.files import write_results
 
     t = compare(
         load_lm("lab-base-s"),

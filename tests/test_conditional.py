@@ -18,7 +18,8 @@ from softprompt_nb.engine.inference import generate, loss_on, target_logprobs
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.callbacks import Callback
 from softprompt_nb.training.many import tune_many
-from softprompt_nb.training.tuning import data_fingerprint, tune
+from softprompt_nb.training.state import data_fingerprint
+from softprompt_nb.training.tuning import tune
 
 import pytest
 import torch

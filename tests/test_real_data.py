@@ -22,57 +22,66 @@ stories = SHARED / "models" / "stories260k"
 sst2 = SHARED / "data" / "sentence_classification" / "stsa.binary.train"
 induction = SHARED / "data" / "instruction_induction" / "induce"
 tinystories = SHARED / "data" / "text_tinystories" / "tinystories_train_first2MiB.txt"
-needs = lambda path: pytest.mark.skipif(not path.exists(), reason=f"{path.name} does not lie beside this clone")
+
+
+def needs(path):
+    return pytest.mark.skipif(not path.exists(), reason=f"{path.name} does not lie beside this clone")
 
 
 @needs(stories)
 def test_a_prompt_makes_a_real_model_say_a_given_sentence(tmp_path):
     lm = load_lm(stories)
     sentence = " Lily had a red ball and she liked to play in the park."
-    ex = [Example("Once upon a time", sentence)]
-    # this model never learned its end-of-text token (it was trained on one endless stream), so no prompt can make it stop
-    run = tune(lm, SoftPrompt.init(lm, 16), ex, steps=200, end=False, progress=False)
-    assert loss_on(lm, run.prompt, ex, end=False) < 0.05 < 1 < loss_on(lm, None, ex, end=False)
-    assert sentence.strip() in generate(lm, run.prompt, [ex[0].input], 40)[0]
-    again = SoftPrompt.load(run.prompt.save(tmp_path / "p"), load_lm(stories))
-    assert torch.equal(again.vectors, run.prompt.vectors) and loss_on(lm, again, ex) == loss_on(lm, run.prompt, ex)
+    examples = [Example("Once upon a time", sentence)]
+    # this model never learned its end-of-text token (it was trained on one endless stream): no prompt makes it stop
+    run = tune(lm, SoftPrompt.init(lm, 16), examples, steps=200, end=False, progress=False)
+    assert loss_on(lm, run.prompt, examples, end=False) < 0.05 < 1 < loss_on(lm, None, examples, end=False)
+    assert sentence.strip() in generate(lm, run.prompt, [examples[0].input], 40)[0]
+    again = SoftPrompt.load(run.prompt.save(tmp_path / "prompt"), load_lm(stories))
+    assert torch.equal(again.vectors, run.prompt.vectors)
+    assert loss_on(lm, again, examples) == loss_on(lm, run.prompt, examples)
 
 
 @needs(stories)
 @pytest.mark.parametrize("search, settings", [(pez, dict(steps=40)), (gcg, dict(steps=10, candidates=32))])
 def test_searches_find_a_text_that_makes_a_real_model_more_likely_to_go_on_as_told(search, settings):
-    lm, ex = load_lm(stories), [Example(" there was a", " red ball in the park.")]
-    hard = search(lm, ex, n=6, end=False, at="after_bos", **settings)
-    assert hard.loss < loss_on(lm, None, ex, end=False) - 0.2
-    assert hard.record["typed"] and tuple(lm.tokenizer(hard.text, add_special_tokens=False)["input_ids"]) == hard.tokens
+    lm = load_lm(stories)
+    examples = [Example(" there was a", " red ball in the park.")]
+    hard = search(lm, examples, n=6, end=False, at="after_bos", **settings)
+    assert hard.loss < loss_on(lm, None, examples, end=False) - 0.2
+    assert hard.record["typed"] and tuple(lm.token_ids(hard.text)) == hard.tokens
 
 
 @needs(stories)
 def test_many_prompts_on_a_real_model_are_single_ones():
     lm = load_lm(stories, dtype="float64")  # the sums are in another order, and forty steps make much of a last bit
-    examples = [
-        [Example("", t)]
-        for t in (
-            " Once upon a time there was a red ball.",
-            " Tom and Lily went to the park.",
-            " The dog was very happy today.",
-        )
-    ]
+    texts = (
+        " Once upon a time there was a red ball.",
+        " Tom and Lily went to the park.",
+        " The dog was very happy today.",
+    )
+    data = [[Example("", text)] for text in texts]
     prompts = [SoftPrompt.init(lm, n, seed=n) for n in (4, 8, 16)]
-    kw = dict(steps=40, batch_size=1, end=False, progress=False)
-    for p, e, r in zip(prompts, examples, tune_many(lm, prompts, examples, **kw)):
-        assert (tune(lm, p, e, **kw).history.loss - r.history.loss).abs().max() < 1e-4 and r.record[
-            "final_loss"
-        ] < 0.5 * r.record["first_loss"]
+    options = dict(steps=40, batch_size=1, end=False, progress=False)
+    for prompt, examples, lane in zip(prompts, data, tune_many(lm, prompts, data, **options)):
+        alone = tune(lm, prompt, examples, **options)
+        assert (alone.history.loss - lane.history.loss).abs().max() < 1e-9
+        assert lane.record["final_loss"] < 0.5 * lane.record["first_loss"]
 
 
 @needs(sst2)
 def test_sst2_loads_and_trains_through_the_same_calls():
-    rows = [l.split(" ", 1) for l in sst2.read_text(encoding="utf-8").splitlines()]
-    rows = [dict(label=a, text=b) for a, b in rows if len(b) < 120]
-    examples = load_examples(
-        rows, format=lambda r: Example(f"review : {r['text']}", [" negative", " positive"][int(r["label"])]), limit=300
-    )
+    rows = []
+    for line in sst2.read_text(encoding="utf-8").splitlines():
+        label, text = line.split(" ", 1)
+        if len(text) < 120:
+            rows.append(dict(label=label, text=text))
+
+    def review(row):
+        answer = [" negative", " positive"][int(row["label"])]
+        return Example(f"review : {row['text']}", answer)
+
+    examples = load_examples(rows, format=review, limit=300)
     lm = load_lm()
     run = tune(lm, SoftPrompt.init(lm, 10), examples[:200], steps=40, progress=False)
     assert loss_on(lm, run.prompt, examples[200:]) < loss_on(lm, None, examples[200:])
@@ -94,15 +103,23 @@ def test_an_instruction_induction_task_loads_and_trains(tmp_path):
 @needs(stories)
 @needs(tinystories)
 def test_ladders_of_a_real_model_look_as_the_paper_s_do():
-    lm, texts = (
-        load_lm(stories),
-        [t.strip() for t in tinystories.read_text(encoding="utf-8").split("<|endoftext|>")[:300]],
+    lm = load_lm(stories)
+    texts = tinystories.read_text(encoding="utf-8").split("<|endoftext|>")
+    texts = [text.strip() for text in texts[:300]]
+    options = dict(
+        sizes=(0, 1, 4, 16),
+        seeds=1,
+        rates=(0.5,),
+        steps=120,
+        batch_size=8,
+        train=500,
+        valid=16,
+        test=48,
+        progress=False,
     )
-    run = dict(sizes=(0, 1, 4, 16), seeds=1, rates=(0.5,), steps=120, batch_size=8, progress=False)
-    rows = dict(train=500, valid=16, test=48)
-    one = ladder(lm, repetition("she", texts=texts, length=32), **run, **rows).mean
-    four = ladder(lm, repetition("the little girl", texts=texts, length=32), **run, **rows).mean
-    skip = ladder(lm, skipping(4, texts, 32), **run, **rows).mean
+    one = ladder(lm, repetition("she", texts=texts, length=32), **options).mean
+    four = ladder(lm, repetition("the little girl", texts=texts, length=32), **options).mean
+    skip = ladder(lm, skipping(4, texts, 32), **options).mean
     assert one[2] < 0.05 * one[0] and one[3] < 0.1  # a string of one token: near zero from four vectors on
     assert four[2] > 0.1 * four[0] > 10 * one[3]  # a longer one is not
     assert skip[0] - skip[1] > 1 and (skip[1:] > 2).all()  # skipping gains at once, and stays far from zero

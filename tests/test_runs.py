@@ -7,16 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
-from softprompt_nb.data import Example
-from softprompt_nb.experiments import configs
-from softprompt_nb.experiments import runs as module
-from softprompt_nb.experiments.configs import TuneConfig
-from softprompt_nb.experiments.runs import Result, RunStore, content_hash
-from softprompt_nb.experiments.sweep import Serial, sweep
-from softprompt_nb.measure import over_runs
-from softprompt_nb.prompts import SoftPrompt
-from softprompt_nb.training import tuning
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,6 +15,16 @@ from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import Trouble, Walk, double
+
+from softprompt_nb.data import Example
+from softprompt_nb.experiments import configs
+from softprompt_nb.experiments import runs as module
+from softprompt_nb.experiments.configs import TuneConfig
+from softprompt_nb.experiments.runs import Result, RunStore, content_hash
+from softprompt_nb.experiments.sweep import Serial, sweep
+from softprompt_nb.measure import over_runs
+from softprompt_nb.prompts import SoftPrompt
+from softprompt_nb.training import pool as tuning
 
 
 @dataclass(frozen=True)
@@ -415,19 +415,19 @@ def test_a_tuning_is_a_function_of_its_configuration(tmp_path):
 
 def test_examples_of_ones_own_are_split_without_overlap(tmp_path):
     data = tuple(Example(f"say {w}", f" {w}") for w in "one two three four five six seven eight".split())
-    train, test = configs.split_examples(data, 4, 3, 0)
+    train, test = configs._split(data, 4, 3, 0)
     assert (
         len(train) == 4
         and len(test) == 3
         and not set(train) & set(test)
-        and configs.split_examples(data, None, 3, 0)[0][:4] == train
+        and configs._split(data, None, 3, 0)[0][:4] == train
     )
     r = RunStore(tmp_path).run(TuneConfig(data=data, train=4, test=3, n=1, steps=2))
     assert r.metrics["loss_n"] == 3 and r.info["examples"] == 4
     with pytest.raises(ValueError, match="There are 8 Examples"):
-        configs.split_examples(data, 6, 3, 0)
+        configs._split(data, 6, 3, 0)
     with pytest.raises(ValueError, match="'lab:'"):
-        configs.split_examples("capital", 6, 3, 0)
+        configs._split("capital", 6, 3, 0)
 
 
 def test_a_tuning_that_diverges_is_a_result(tmp_path):

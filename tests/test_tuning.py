@@ -6,15 +6,17 @@ import math
 from softprompt_nb.data import Example, collate
 from softprompt_nb.engine.forward import prompted_loss
 from softprompt_nb.engine.inference import loss_on
+from softprompt_nb.files import read_tensors
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog, Track
-from softprompt_nb.training.tuning import RELATIVE_LR, Settings, TuningDiverged, tune
+from softprompt_nb.training.step import RELATIVE_LR, Settings, ShuffledBatches
+from softprompt_nb.training.tuning import TuningDiverged, tune
 
 import pytest
 import torch
 from families import tiny
 
-EXAMPLES = [Example(c * 3, f" {c}!") for c in "abcdefghij"]
+EXAMPLES = [Example(letter * 3, f" {letter}!") for letter in "abcdefghij"]
 
 
 @pytest.fixture(scope="module")
@@ -22,56 +24,69 @@ def lm():
     return tiny("gpt_neox")
 
 
-def quick(lm, **kw):
-    return tune(lm, SoftPrompt.init(lm, 4), EXAMPLES, **dict(dict(steps=12, batch_size=4, progress=False), **kw))
+@pytest.fixture(scope="module")
+def exact_lm():
+    "The same model in float64, for what has to be the same number."
+    return tiny("gpt_neox", dtype=torch.float64)
+
+
+def quick(lm, **options):
+    defaults = dict(steps=12, batch_size=4, progress=False)
+    return tune(lm, SoftPrompt.init(lm, 4), EXAMPLES, **defaults | options)
 
 
 def test_a_run_is_a_function_of_its_arguments(lm):
-    a, b, c = quick(lm), quick(lm), quick(lm, seed=1)
-    assert (
-        torch.equal(a.trajectory, b.trajectory)
-        and a.history.equals(b.history)
-        and not torch.equal(a.prompt.vectors, c.prompt.vectors)
-    )
+    run, again, other = quick(lm), quick(lm), quick(lm, seed=1)
+    assert torch.equal(run.trajectory, again.trajectory)
+    assert run.history.equals(again.history)
+    assert not torch.equal(run.prompt.vectors, other.prompt.vectors)
 
 
-def test_the_loop_is_adamw_on_the_prompt_alone(lm):
+def test_the_loop_is_adamw_on_the_prompt_alone(exact_lm):
+    lm = exact_lm
     run = quick(lm, batch_size=10, steps=5, lr=0.01, warmup=1, schedule="constant")
-    v = SoftPrompt.init(lm, 4).vectors.clone().requires_grad_()
-    opt, batch = torch.optim.AdamW([v], lr=0.01, weight_decay=0.0), collate(lm, EXAMPLES)
+    vectors = SoftPrompt.init(lm, 4).vectors.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([vectors], lr=0.01, weight_decay=0.0)
+    batch = collate(lm, EXAMPLES)
     for _ in range(5):
-        opt.zero_grad()
-        prompted_loss(lm, v, batch, shared_prefix=False).backward()
-        opt.step()
-    assert (run.prompt.vectors - v).abs().max() < 1e-4 and all(p.grad is None for p in lm.model.parameters())
+        optimizer.zero_grad()
+        prompted_loss(lm, vectors, batch, shared_prefix=False).backward()
+        optimizer.step()
+    assert run.prompt.vectors.dtype == torch.float64
+    assert (run.prompt.vectors - vectors).abs().max() < 1e-9
+    assert all(weight.grad is None for weight in lm.model.parameters())
 
 
 def test_it_learns_and_the_start_is_untouched(lm):
-    p = SoftPrompt.init(lm, 4)
-    before = p.vectors.clone()
-    run = tune(lm, p, EXAMPLES, steps=60, progress=False)
-    assert (
-        torch.equal(p.vectors, before)
-        and run.record["final_loss"] < 0.95 * run.record["first_loss"]
-        and loss_on(lm, run.prompt, EXAMPLES) < loss_on(lm, p, EXAMPLES)
-    )
+    start = SoftPrompt.init(lm, 4)
+    before = start.vectors.clone()
+    run = tune(lm, start, EXAMPLES, steps=60, progress=False)
+    assert torch.equal(start.vectors, before)
+    assert run.record["final_loss"] < 0.95 * run.record["first_loss"]
+    assert loss_on(lm, run.prompt, EXAMPLES) < loss_on(lm, start, EXAMPLES)
 
 
 def test_history_trajectory_and_record(lm):
     run = quick(lm, checkpoints=3)
-    assert (
-        list(run.history.step) == list(range(1, 13))
-        and run.checkpoint_steps == [0, 4, 8, 12]
-        and run.trajectory.shape == (4, 4, lm.d_model)
-    )
-    assert torch.equal(run.trajectory[-1], run.prompt.vectors) and torch.equal(
-        run.trajectory[0], SoftPrompt.init(lm, 4).vectors
-    )
-    assert (
-        math.isclose(run.record["settings"]["lr"], RELATIVE_LR * lm.scale)
-        and run.record["norm_end"] > 0
-        and json.dumps(run.record)
-        and json.dumps(run.prompt.info)
+    assert list(run.history.step) == list(range(1, 13))
+    assert run.checkpoint_steps == [0, 4, 8, 12]
+    assert run.trajectory.shape == (4, 4, lm.d_model)
+    assert torch.equal(run.trajectory[-1], run.prompt.vectors)
+    assert torch.equal(run.trajectory[0], SoftPrompt.init(lm, 4).vectors)
+    assert math.isclose(run.record["settings"]["lr"], RELATIVE_LR * lm.scale)
+    assert run.record["norm_end"] > 0
+    assert json.dumps(run.record) and json.dumps(run.prompt.info)
+
+
+def test_batches_are_shuffled_passes():
+    batches = ShuffledBatches(range(7), size=3, seed=5)
+    drawn = [row for _ in range(7) for row in next(batches)]
+    generator = torch.Generator().manual_seed(5)
+    assert drawn == [row for _ in range(3) for row in torch.randperm(7, generator=generator).tolist()]
+    assert ShuffledBatches(range(2), size=9).size == 2
+    shared = torch.Generator().manual_seed(5)
+    assert next(ShuffledBatches(range(7), 3, shared)) == drawn[:3] and not torch.equal(
+        shared.get_state(), torch.Generator().manual_seed(5).get_state()
     )
 
 
@@ -79,48 +94,52 @@ def test_every_example_is_seen_once_a_pass(lm):
     seen = []
 
     class Seen(Callback):
-        def before_fit(self, t):
-            real = t.next_rows
+        def before_fit(self, tuning):
+            tuning.batches = spy(tuning.batches)
 
-            def spy():
-                rows = real()
-                seen.extend(r.ids[0] for r in rows)
-                return rows
-
-            t.next_rows = spy
+    def spy(batches):
+        for rows in batches:
+            seen.extend(row.ids[0] for row in rows)
+            yield rows
 
     quick(lm, steps=5, batch_size=4, callbacks=[Seen()])
-    firsts = [lm.tokenizer(e.input)["input_ids"][0] for e in EXAMPLES]
-    assert sorted(seen[:10]) == sorted(firsts) and sorted(seen[10:]) == sorted(firsts)
+    firsts = [lm.token_ids(example.input)[0] for example in EXAMPLES]
+    assert sorted(seen[:10]) == sorted(firsts)
+    assert sorted(seen[10:]) == sorted(firsts)
 
 
 def test_a_regularizer_adds_its_gradient(lm):
-    plain, pulled = quick(lm), quick(lm, regularizer=lambda v: 100 * v.square().sum())
-    assert pulled.prompt.vectors.norm() < 0.9 * plain.prompt.vectors.norm() and "regularizer" in pulled.history
+    plain = quick(lm)
+    pulled = quick(lm, regularizer=lambda vectors: 100 * vectors.square().sum())
+    assert pulled.prompt.vectors.norm() < 0.9 * plain.prompt.vectors.norm()
+    assert "regularizer" in pulled.history
 
 
-def test_valid_keeps_the_best_prompt(lm):
-    run = quick(lm, valid=EXAMPLES[:5], eval_every=3, lr=5.0 * lm.scale)
-    v = run.history.valid.dropna()
-    assert list(v.index + 1) == [3, 6, 9, 12] and run.record["prompt_of_step"] == v.idxmin() + 1
-    assert abs(loss_on(lm, run.prompt, EXAMPLES[:5]).value - v.min()) < 1e-5
+def test_valid_keeps_the_best_prompt(exact_lm):
+    run = quick(exact_lm, valid=EXAMPLES[:5], eval_every=3, lr=5.0 * exact_lm.scale)
+    valid = run.history.valid.dropna()
+    assert list(valid.index + 1) == [3, 6, 9, 12]
+    assert run.record["prompt_of_step"] == valid.idxmin() + 1
+    assert abs(loss_on(exact_lm, run.prompt, EXAMPLES[:5]).value - valid.min()) < 1e-9
 
 
 @pytest.mark.parametrize("at", ["before_answer", 1])
-def test_valid_uses_the_prompts_place(lm, at):
-    run = tune(lm, SoftPrompt.init(lm, 4, at=at), EXAMPLES, steps=3, valid=EXAMPLES[:3], eval_every=3, progress=False)
-    assert abs(loss_on(lm, run.prompt, EXAMPLES[:3]).value - run.history.valid.iloc[-1]) < 1e-5
+def test_valid_uses_the_prompts_place(exact_lm, at):
+    start = SoftPrompt.init(exact_lm, 4, at=at)
+    run = tune(exact_lm, start, EXAMPLES, steps=3, valid=EXAMPLES[:3], eval_every=3, progress=False)
+    assert abs(loss_on(exact_lm, run.prompt, EXAMPLES[:3]).value - run.history.valid.iloc[-1]) < 1e-9
 
 
 class Interrupt(Callback):
-    def after_step(self, t):
-        if t.step == 7:
+    def after_step(self, tuning):
+        if tuning.step == 7:
             raise KeyboardInterrupt
 
 
 def test_an_interrupt_keeps_the_best_so_far_and_says_so(lm, capsys):
     run = quick(lm, callbacks=[Interrupt()])
-    assert "step 7" in capsys.readouterr().out and len(run.history) == 7 and run.record["outcome"] == "interrupted"
+    assert "step 7" in capsys.readouterr().out
+    assert len(run.history) == 7 and run.record["outcome"] == "interrupted"
     best = run.history.smooth.idxmin() + 1
     assert run.record["prompt_of_step"] == best and run.prompt.info["steps"] == best
 
@@ -128,13 +147,14 @@ def test_an_interrupt_keeps_the_best_so_far_and_says_so(lm, capsys):
 def test_a_loss_that_is_no_number_stops_with_advice(lm):
     calls = []
 
-    def explodes(v):
+    def explodes(vectors):
         calls.append(1)
-        return v.sum() * (math.nan if len(calls) > 5 else 0.0)
+        return vectors.sum() * (math.nan if len(calls) > 5 else 0.0)
 
-    with pytest.raises(TuningDiverged, match="step 6.*learning rate.*Try a smaller lr") as e:
+    with pytest.raises(TuningDiverged, match="step 6.*learning rate.*Try a smaller lr") as caught:
         quick(lm, regularizer=explodes)
-    assert len(e.value.run.history) == 5 and e.value.run.prompt.vectors.isfinite().all()
+    assert len(caught.value.run.history) == 5
+    assert caught.value.run.prompt.vectors.isfinite().all()
 
 
 def test_early_stop_and_logs(lm, tmp_path):
@@ -148,33 +168,45 @@ def test_early_stop_and_logs(lm, tmp_path):
         def __init__(self):
             self.seen = []
 
-        def add_scalar(self, k, v, step):
-            self.seen.append((k, step))
+        def add_scalar(self, name, value, step):
+            self.seen.append((name, step))
 
-    w = Writer()
-    run = quick(lm, callbacks=[EarlyStop(below=100.0), JSONLLog(tmp_path / "log.jsonl"), Track(Tracker()), Track(w)])
-    lines = [json.loads(l) for l in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert len(run.history) == 1 and run.record["outcome"] == "stopped" and lines == kept and ("loss", 1) in w.seen
+    writer = Writer()
+    log = JSONLLog(tmp_path / "log.jsonl")
+    run = quick(lm, callbacks=[EarlyStop(below=100.0), log, Track(Tracker()), Track(writer)])
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert len(run.history) == 1 and run.record["outcome"] == "stopped"
+    assert lines == kept and ("loss", 1) in writer.seen
     with pytest.raises(ValueError, match="below="):
         EarlyStop()
     with pytest.raises(ValueError, match="neither log"):
         Track(3)
-    flat = quick(lm, steps=12, lr=1e-9, callbacks=[EarlyStop(patience=3, min_delta=10.0)])
-    assert len(flat.history) < 12
+    flat = quick(lm, steps=12, lr=1e-9, callbacks=[EarlyStop(patience=3, min_delta=10.0, column="loss")])
+    assert len(flat.history) < 12 and "loss loss has not improved" in flat.record["ended"]
 
 
 def test_low_precision_model_keeps_a_float32_prompt():
     lm = tiny("llama", dtype=torch.bfloat16)
     run = quick(lm)
-    assert (
-        run.prompt.vectors.dtype == torch.float32
-        and run.trajectory.dtype == torch.float32
-        and not torch.equal(run.prompt.vectors, run.prompt.vectors.bfloat16().float())
-    )
+    assert run.prompt.vectors.dtype == run.trajectory.dtype == torch.float32
+    assert not torch.equal(run.prompt.vectors, run.prompt.vectors.bfloat16().float())
+
+
+def test_a_float64_prompt_of_a_float64_model_stays_in_float64(lm, exact_lm, tmp_path):
+    state = tmp_path / "state.safetensors"
+    run = quick(exact_lm, state=state)
+    tensors, _ = read_tensors(state)
+    kinds = {tensors[name].dtype for name in ("vectors", "best", "kept", "adamw.exp_avg", "adamw.exp_avg_sq")}
+    assert run.prompt.vectors.dtype == run.trajectory.dtype == torch.float64
+    assert kinds == {torch.float64}
+    single = quick(lm)
+    assert single.trajectory.dtype == torch.float32
+    wide = SoftPrompt(SoftPrompt.init(lm, 4).vectors.double())  # a model in float32 trains in float32
+    assert tune(lm, wide, EXAMPLES, steps=1, progress=False).trajectory.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
-    "kw,words",
+    "options, words",
     [
         (dict(steps=0), "at least 1"),
         (dict(batch_size=0), "at least 1"),
@@ -182,18 +214,18 @@ def test_low_precision_model_keeps_a_float32_prompt():
         (dict(schedule="step"), "'cosine'"),
     ],
 )
-def test_bad_settings_are_refused(lm, kw, words):
+def test_bad_settings_are_refused(lm, options, words):
     with pytest.raises(ValueError, match=words):
-        quick(lm, **kw)
+        quick(lm, **options)
 
 
 def test_bad_prompts_and_data_are_refused(lm):
-    p = SoftPrompt.init(lm, 4)
+    start = SoftPrompt.init(lm, 4)
     for args, words in (
         ((torch.zeros(4, 32), EXAMPLES), "SoftPrompt.init"),
         ((SoftPrompt(torch.zeros(4, 7)), EXAMPLES), "7 wide"),
-        ((p, []), "no examples"),
-        ((p, [Example("x" * 124, "y")]), "limit of 128"),
+        ((start, []), "no examples"),
+        ((start, [Example("x" * 124, "y")]), "limit of 128"),
     ):
         with pytest.raises(ValueError, match=words):
             tune(lm, *args, progress=False)

@@ -19,7 +19,9 @@ from ..load import cached_lm
 from ..patching import patch
 from ..prompts import SoftPrompt
 from ..training.many import lanes_that_fit
-from ..training.tuning import Pool, Run, Settings, Tuning, TuningDiverged, prepare, result, tune
+from ..training.pool import Pool
+from ..training.tuning import Run, TuningDiverged, result, tune
+from ..training.step import Settings, Tuning, prepare
 
 import torch
 

@@ -24,7 +24,7 @@ from typing import Any
 from .runs import RunStore, StoreError, attempt, content_hash
 from ..measure import plural
 from ..patching import patch
-from ..training.callbacks import _in_notebook, clock
+from ..training.callbacks import in_notebook, clock
 
 import pandas as pd
 import torch
@@ -283,7 +283,7 @@ class _Bar:
         self.sweep = sweep
         self.start = time.perf_counter()
         self.bar = self.handle = None
-        if show and _in_notebook():
+        if show and in_notebook():
             from IPython.display import HTML, display
 
             self.html = HTML

@@ -12,12 +12,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from ..data import Encoded, Example
 from ..lm import FrozenLM
 from ..measure import plural
+from ..prompts import SoftPrompt
 from .callbacks import Callback, Progress, clock
-from .tuning import Pool, Settings, Tuning, losses_of, prepare, result, run_pool
+from .pool import Pool, run_pool
+from .step import Settings, Tuning, losses_of, prepare
+from .tuning import Run, result
 
 import pandas as pd
 import torch
@@ -38,36 +42,55 @@ def _data(examples, lanes, name="examples"):
     "A data set for each lane."
     if examples is None:
         return [None] * lanes
-    one = len(examples) == 0 or isinstance(examples[0], (Example, Encoded))
-    return [examples] * lanes if one else _each(list(examples), lanes, name)
+    if len(examples) == 0 or isinstance(examples[0], (Example, Encoded)):
+        return [examples] * lanes
+    return _each(list(examples), lanes, name)
+
+# %% ../../nbs/training/many.ipynb #n2lanes
+def _settings(options, lanes):
+    "The `Settings` of each lane, from values for all lanes or for each."
+    known = {field.name for field in fields(Settings)}
+    unknown = set(options) - known
+    if unknown:
+        raise TypeError(
+            f"tune_many takes no {', '.join(sorted(unknown))}; its settings are {', '.join(sorted(known))}."
+        )
+    columns = [_each(value, lanes, name) for name, value in options.items()]
+    chosen = [Settings(**dict(zip(options, values))) for values in zip(*columns)]
+    if len({settings.shared_prefix for settings in chosen}) > 1:
+        raise ValueError("shared_prefix must be the same for all lanes.")
+    return chosen
 
 
 def _watchers(callbacks, lane):
     "A lane's own callbacks: what a function makes for it, or copies."
-    return list(callbacks(lane)) if callable(callbacks) else [copy.copy(c) for c in callbacks]
+    if callable(callbacks):
+        return list(callbacks(lane))
+    return [copy.copy(callback) for callback in callbacks]
 
 
-def _lanes(lm, prompts, examples, valid, regularizer, callbacks, settings):
+def _lanes(lm, prompts, examples, valid, regularizer, callbacks, options):
     "A `Tuning` for each prompt; examples that several lanes share are encoded once."
-    n, known = len(prompts), {f.name for f in fields(Settings)}
-    if unknown := set(settings) - known:
-        raise TypeError(
-            f"tune_many takes no {', '.join(sorted(unknown))}; its settings are {', '.join(sorted(known))}."
-        )
-    kw = [dict(zip(settings, v)) for v in zip(*(_each(v, n, k) for k, v in settings.items()))]
-    encoded, out = {}, []
-    for i, (p, e, v, r, k) in enumerate(
-        zip(prompts, _data(examples, n), _data(valid, n, "valid"), _each(regularizer, n, "regularizer"), kw)
-    ):
-        s, key = Settings(**k), (id(e), str(getattr(p, "at", None)), k.get("end", True))
+    lanes = len(prompts)
+    columns = (
+        prompts,
+        _data(examples, lanes),
+        _data(valid, lanes, "valid"),
+        _settings(options, lanes),
+        _each(regularizer, lanes, "regularizer"),
+    )
+    encoded = {}
+    tunings = []
+    for i, (prompt, train, held_out, settings, term) in enumerate(zip(*columns)):
+        key = id(train), str(getattr(prompt, "at", None)), settings.end
+        watchers = _watchers(callbacks, i)
         try:
-            out.append(prepare(lm, p, e, v, s, r, _watchers(callbacks, i), encoded.get(key)))
-        except ValueError as err:
-            raise ValueError(f"Lane {i}: {err}") from err
-        encoded[key] = out[-1].data
-    if len({t.settings.shared_prefix for t in out}) > 1:
-        raise ValueError("shared_prefix must be the same for all lanes.")
-    return out
+            tuning = prepare(lm, prompt, train, held_out, settings, term, watchers, encoded.get(key))
+        except ValueError as e:
+            raise ValueError(f"Lane {i}: {e}") from e
+        encoded[key] = tuning.data
+        tunings.append(tuning)
+    return tunings
 
 # %% ../../nbs/training/many.ipynb #c007
 def free_memory(
@@ -83,9 +106,11 @@ def free_memory(
         return 2**31  # a system that does not say
     group = Path("/sys/fs/cgroup")
     try:
-        return min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        most = int((group / "memory.max").read_text())
+        taken = int((group / "memory.current").read_text())
     except (OSError, ValueError):
         return free
+    return min(free, most - taken)
 
 # %% ../../nbs/training/many.ipynb #c008
 def kept_for_backward(
@@ -93,17 +118,19 @@ def kept_for_backward(
     loss: Callable,  # computes a loss
 ) -> int:  # bytes
     "What a loss keeps for its backward pass, counted: the same on any device."
-    weights, seen = {p.untyped_storage().data_ptr() for p in lm.model.parameters()}, {}
+    weights = {weight.untyped_storage().data_ptr() for weight in lm.model.parameters()}
+    sizes = {}
 
     def count(x):
-        s = x.untyped_storage()
-        if s.data_ptr() not in weights:
-            seen[s.data_ptr()] = s.nbytes()
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
-        out = loss()  # held, so that no address is used twice
-    return sum(seen.values())
+        held = loss()  # so that no address is used twice
+    del held
+    return sum(sizes.values())
 
 
 def kept_bytes(
@@ -111,10 +138,19 @@ def kept_bytes(
     tuning: Tuning,  # a lane
 ) -> int:  # bytes
     "What a pass of a lane with its longest examples keeps for the backward pass."
-    rows = sorted(tuning.data, key=lambda r: len(r.ids))[-tuning.settings.batch_size :]
-    loss = lambda: losses_of([tuning], [rows], lm)
+    longest = sorted(tuning.data, key=lambda row: len(row.ids))[-tuning.settings.batch_size :]
+
+    def loss():
+        return losses_of([tuning], [longest], lm)
+
     loss()  # the check of the path, which is not to be counted
     return kept_for_backward(lm, loss)
+
+
+def _tokens(tuning):
+    "A bound on the tokens of a step."
+    longest = max(len(row.ids) for row in tuning.data)
+    return tuning.settings.batch_size * longest + tuning.start.n
 
 
 def lanes_that_fit(
@@ -123,99 +159,110 @@ def lanes_that_fit(
     share: float = 0.5,  # of the free memory
 ) -> int:
     "How many of the lanes can be under way at once: as the largest of them needs, within a share of the free memory."
-    size = lambda t: t.settings.batch_size * max(len(r.ids) for r in t.data) + t.start.n
-    return max(
-        1, min(len(tunings), int(share * free_memory(lm.device) / max(1, kept_bytes(lm, max(tunings, key=size)))))
-    )
+    largest = max(tunings, key=_tokens)
+    needed = max(1, kept_bytes(lm, largest))
+    room = share * free_memory(lm.device)
+    fitting = min(len(tunings), int(room / needed))
+    return max(1, fitting)
 
 # %% ../../nbs/training/many.ipynb #c013
+_COLUMNS = "n_vectors seed examples steps_done first_loss final_loss norm_end outcome seconds".split()
+
+
 class Runs(list):
     "The `Run` of each lane, in the order of the prompts."
 
-    def table(self):
+    def table(self) -> pd.DataFrame:
         "A row for each lane: its settings, losses and how it ended."
-        keys = (
-            "n_vectors",
-            "seed",
-            "examples",
-            "steps_done",
-            "first_loss",
-            "final_loss",
-            "norm_end",
-            "outcome",
-            "seconds",
-        )
-        return pd.DataFrame(
-            [dict(lane=i, **{k: r.record[k] for k in keys}, lr=r.record["settings"]["lr"]) for i, r in enumerate(self)]
-        )
+        rows = []
+        for i, run in enumerate(self):
+            told = {name: run.record[name] for name in _COLUMNS}
+            rows.append(dict(lane=i, **told, lr=run.record["settings"]["lr"]))
+        return pd.DataFrame(rows)
 
-    def plot(self, ax=None):
+    def plot(
+        self,
+        ax: Any = None,  # axes of matplotlib to draw on; None: new ones
+    ) -> Any:  # the axes
         "Loss along the steps of every lane, and their median."
         from softprompt_nb.plots import plot_histories
 
-        return plot_histories([r.history for r in self], ax=ax)
+        return plot_histories([run.history for run in self], ax=ax)
 
-    def __getitem__(self, i):
-        return Runs(list.__getitem__(self, i)) if isinstance(i, slice) else list.__getitem__(self, i)
+    def __getitem__(self, i: int | slice) -> "Run | Runs":
+        found = list.__getitem__(self, i)
+        return Runs(found) if isinstance(i, slice) else found
 
-    def __repr__(self):
-        t = self.table() if self else None
-        if t is None:
+    def __repr__(self) -> str:
+        if not self:
             return "Runs(none)"
-        ends = ", ".join(f"{k} {o}" for o, k in t.outcome.value_counts().items())
-        low, high = int(t.n_vectors.min()), int(t.n_vectors.max())
-        size = f"{low} to {high} vectors" if low < high else f"{low} {plural(low, 'vector')}"
-        return f"Runs({len(self)} {plural(len(self), 'prompt')} of {size}: {ends}; median loss {t.first_loss.median():.3g} -> {t.final_loss.median():.3g}, {clock(t.seconds.sum())})"
+        table = self.table()
+        counts = table.outcome.value_counts()
+        ends = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        low = int(table.n_vectors.min())
+        high = int(table.n_vectors.max())
+        size = f"{low} {plural(low, 'vector')}"
+        if low < high:
+            size = f"{low} to {high} vectors"
+        prompts = f"{len(self)} {plural(len(self), 'prompt')}"
+        losses = f"{table.first_loss.median():.3g} -> {table.final_loss.median():.3g}"
+        seconds = clock(table.seconds.sum())
+        return f"Runs({prompts} of {size}: {ends}; median loss {losses}, {seconds})"
 
 # %% ../../nbs/training/many.ipynb #c014
+def _tell(tunings):
+    "A warning for lanes that went wrong, and a line for an interrupt."
+    lanes = len(tunings)
+    outcomes = [tuning.outcome for tuning in tunings]
+    wrong = []
+    for i, tuning in enumerate(tunings):
+        if tuning.outcome in ("diverged", "failed"):
+            wrong.append(f"lane {i} {tuning.outcome} ({tuning.ended})")
+    if wrong:
+        named = "; ".join(wrong[:3])
+        more = " ..." if len(wrong) > 3 else ""
+        warnings.warn(f"{len(wrong)} of {lanes} lanes did not come to their end: {named}{more}", stacklevel=3)
+    if "interrupted" in outcomes:
+        ended = outcomes.count("done") + outcomes.count("stopped")
+        print(f"Interrupted; every run holds the best prompt so far. {ended} of {lanes} lanes had come to their end.")
+
+
 def tune_many(
     lm: FrozenLM,  # the model
-    prompts: Sequence,  # where each lane starts: a `SoftPrompt` each, of any length
+    prompts: Sequence[SoftPrompt],  # where each lane starts, of any length
     examples: Sequence,  # what to learn: examples for all lanes, or a list of them for each
-    steps: int | Sequence = 80,  # optimiser steps
-    batch_size: int | Sequence = 8,  # examples a step of each lane
-    lr=None,  # AdamW's peak rate; None for RELATIVE_LR times the embedding table's scale
-    seed: int | Sequence = 0,  # order of the examples
-    regularizer: Callable | Sequence | None = None,  # (n, d) float32 vectors -> scalar, added to a lane's loss
-    callbacks: Sequence[Callback]
-    | Callable = (),  # watchers, of which every lane gets a copy; or a function from a lane's number to its watchers
+    steps: int | Sequence[int] = 80,  # optimiser steps
+    batch_size: int | Sequence[int] = 8,  # examples a step of each lane
+    lr: float | Sequence | None = None,  # AdamW's peak rate; None for RELATIVE_LR times the embedding table's scale
+    seed: int | Sequence[int] = 0,  # order of the examples
+    regularizer: Callable | Sequence | None = None,  # (n, d) vectors -> scalar, added to a lane's loss
+    callbacks: Sequence[Callback] | Callable = (),  # each lane gets a copy; or a function: lane's number -> watchers
     valid: Sequence | None = None,  # held-out examples for all lanes, or a list of them for each
     progress: bool = True,  # show a bar with an estimate?
     max_lanes: int | None = None,  # lanes under way at once; None for as many as memory allows
     state: str | Path | None = None,  # a folder that keeps every lane's state; lanes found there go on from it
     save_every: int = 20,  # steps between writes of a lane's state
-    **settings,  # further fields of `Settings`, for all lanes or a list for each
+    **settings: Any,  # further fields of `Settings`, for all lanes or a list for each
 ) -> Runs:
-    "Train many prompts in one pass a step, each as `tune` would; raises ValueError naming the lane whose prompt or data do not fit. What goes wrong later is in a run's record and in a warning."
+    """Train many prompts in one pass a step, each as `tune` would.
+
+    Raises ValueError naming the lane whose prompt or data do not fit. What goes wrong later is in a run's record and in
+    a warning."""
     if not isinstance(prompts, (list, tuple)):
         raise ValueError(
-            f"prompts is a {type(prompts).__name__}: give a list with a SoftPrompt for each lane, or use tune for a single one."
+            f"prompts is a {type(prompts).__name__}: "
+            "give a list with a SoftPrompt for each lane, or use tune for a single one."
         )
     if not prompts:
         raise ValueError("There are no prompts: give a list with at least one.")
-    lanes = _lanes(
-        lm,
-        prompts,
-        examples,
-        valid,
-        regularizer,
-        callbacks,
-        settings | dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed),
-    )
+    options = settings | dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed)
+    tunings = _lanes(lm, prompts, examples, valid, regularizer, callbacks, options)
     if max_lanes is not None and max_lanes < 1:
         raise ValueError(f"max_lanes={max_lanes}: give at least 1, or None for as many as memory allows.")
     if state is not None:
-        for i, t in enumerate(lanes):
-            t.path = Path(state) / f"lane-{i:04d}.safetensors"
-    run_pool(Pool(lanes, max_lanes or lanes_that_fit(lm, lanes), save_every), Progress() if progress else None)
-    bad = [f"lane {i} {t.outcome} ({t.ended})" for i, t in enumerate(lanes) if t.outcome in ("diverged", "failed")]
-    if bad:
-        warnings.warn(
-            f"{len(bad)} of {len(lanes)} lanes did not come to their end: {'; '.join(bad[:3])}{' ...' if len(bad) > 3 else ''}",
-            stacklevel=2,
-        )
-    if any(t.outcome == "interrupted" for t in lanes):
-        print(
-            f"Interrupted; every run holds the best prompt so far. {sum(t.outcome in ('done', 'stopped') for t in lanes)} of {len(lanes)} lanes had come to their end."
-        )
-    return Runs(result(t) for t in lanes)
+        for i, tuning in enumerate(tunings):
+            tuning.path = Path(state) / f"lane-{i:04d}.safetensors"
+    pool = Pool(tunings, max_lanes or lanes_that_fit(lm, tunings), save_every)
+    run_pool(pool, Progress() if progress else None)
+    _tell(tunings)
+    return Runs(result(tuning) for tuning in tunings)

@@ -26,7 +26,10 @@ from ...lm import FrozenLM
 from ...patching import patch
 from ...prompts import SoftPrompt
 from ...training.many import lanes_that_fit
-from ...training.tuning import Pool, Run, Settings, Tuning, data_fingerprint, prepare, result
+from ...training.pool import Pool
+from ...training.tuning import Run, result
+from ...training.step import Settings, Tuning, prepare
+from ...training.state import data_fingerprint
 
 import numpy as np
 import torch
