@@ -7,15 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
-import pandas as pd
-import pytest
-import torch
-from families import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from toys import Trouble, Walk, double
-
 from softprompt_nb.data import Example
 from softprompt_nb.experiments import configs
 from softprompt_nb.experiments import runs as module
@@ -24,7 +15,16 @@ from softprompt_nb.experiments.runs import Result, RunStore, content_hash
 from softprompt_nb.experiments.sweep import Serial, sweep
 from softprompt_nb.measure import over_runs
 from softprompt_nb.prompts import SoftPrompt
-from softprompt_nb.training import pool as tuning
+from softprompt_nb.training import pool
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from families import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import Trouble, Walk, double
 
 
 @dataclass(frozen=True)
@@ -459,13 +459,13 @@ def test_a_tuning_goes_on_from_its_state(tmp_path, monkeypatch):
     class Stop(BaseException):
         pass
 
-    def stops(active, real=tuning.step_together):
+    def stops(active, real=pool.step_together):
         steps.append(active[0].step)
         if steps == [0, 1, 2, 3, 4]:
             raise Stop
         return real(active)
 
-    monkeypatch.setattr(tuning, "step_together", stops)
+    monkeypatch.setattr(pool, "step_together", stops)
     store = RunStore(tmp_path / "broken")
     with pytest.raises(Stop):
         store.run(config)
