@@ -103,14 +103,9 @@ from softprompt_nb.translation.readings.inspect import (
     inspect_prompt,
     target_text,
 )
-from softprompt_nb.translation.translator.rerank import (
-    prefer,
-    preferences,
-    refine,
-    reliability,
-    rerank,
-    text_divergence,
-)
+from softprompt_nb.translation.translator.refine import prefer, preferences, refine
+from softprompt_nb.translation.translator.confidence import reliability
+from softprompt_nb.translation.translator.rerank import rerank, text_divergence
 from softprompt_nb.translation.translator.texts import rouge_l, similarity, verb_score, word_scores
 from softprompt_nb.translation.translator.train_prompts import Pair, Pairs, train_prompts
 from softprompt_nb.translation.translator.transfer import Endpoint, compare_transfer, transfer

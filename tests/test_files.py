@@ -9,9 +9,6 @@ from functools import partial
 from softprompt_nb import files
 from softprompt_nb.files import read_tensors, stored, write_file, write_folder, write_tensors
 
-from softprompt_nb import files
-from softprompt_nb.files import read_tensors, stored, write_file, write_folder, write_tensors
-
 import pytest
 import torch
 from hypothesis import given, settings

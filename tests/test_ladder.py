@@ -5,12 +5,6 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import numpy as np
-import pandas as pd
-import pytest
-import torch
-from families import tiny
-
 from softprompt_nb.conditional import NET_KINDS, ConditionalPrompt
 from softprompt_nb.data import Encoded, Example
 from softprompt_nb.engine.inference import target_logprobs
@@ -21,6 +15,12 @@ from softprompt_nb.experiments.runs import RunStore
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.pool import Pool
 from softprompt_nb.training.tuning import tune
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from families import tiny
 
 TEXTS = [f"this is text number {i} , and it goes on for {i * i} words ." for i in range(300)]
 SMALL = dict(

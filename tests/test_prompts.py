@@ -10,11 +10,6 @@ from softprompt_nb.data import Example, collate
 from softprompt_nb.engine.forward import target_logits
 from softprompt_nb.prompts import SoftPrompt
 
-from softprompt_nb import prompts as module
-from softprompt_nb.data import Example, collate
-from softprompt_nb.engine.forward import target_logits
-from softprompt_nb.prompts import SoftPrompt
-
 import pytest
 import torch
 from families import FAMILIES, tiny

@@ -1,4 +1,4 @@
-"""Texts compared, executed, moved to other models and to servers that misbehave; the study's tables from made-up rows."""
+"""Texts compared, executed, moved to other models and to servers that misbehave; the study from made-up rows."""
 
 import json
 import threading
@@ -51,7 +51,7 @@ _made = {}
 
 def lm_of(name="llama"):
     if name not in _made:
-        _made[name] = tiny(name)
+        _made[name] = tiny(name, dtype=torch.float64)
     return _made[name]
 
 
@@ -80,13 +80,11 @@ def test_rouge_is_the_longest_common_subsequence(a, b):
 
     @cache
     def longest(i, j):
-        return (
-            0
-            if i == len(x) or j == len(y)
-            else longest(i + 1, j + 1) + 1
-            if x[i] == y[j]
-            else max(longest(i + 1, j), longest(i, j + 1))
-        )
+        if i == len(x) or j == len(y):
+            return 0
+        if x[i] == y[j]:
+            return longest(i + 1, j + 1) + 1
+        return max(longest(i + 1, j), longest(i, j + 1))
 
     assert rouge_l(a, [b]) == pytest.approx(2 * longest(0, 0) / (len(x) + len(y)) if x and y else 0)
     assert rouge_l(a, [b]) == pytest.approx(rouge_l(b, [a])) and (not x or rouge_l(a, [b, a]) == 1)
@@ -97,15 +95,15 @@ def test_rouge_is_the_longest_common_subsequence(a, b):
 def test_word_scores_are_sets(a, b):
     s, x, y = word_scores(a, [b]), content_words(a), content_words(b)
     assert s["recall"] * max(1, len(y)) == pytest.approx(len(x & y)) == pytest.approx(s["precision"] * max(1, len(x)))
-    assert (
-        0 <= s["f1"] <= 1
-        and (s["f1"] == 1) == (x == y and bool(x))
-        and verb_score(a, [b]) == (s["recall"] + s["f1"]) / 2
-    )
+    assert 0 <= s["f1"] <= 1 and (s["f1"] == 1) == (x == y and bool(x))
+    assert verb_score(a, [b]) == (s["recall"] + s["f1"]) / 2
 
 
 def test_similarity_takes_any_embedding_and_the_best_reference():
-    embed = lambda ts: [[t.count("a"), t.count("b"), 0] for t in ts]
+
+    def embed(texts):
+        return [[text.count("a"), text.count("b"), 0] for text in texts]
+
     assert similarity(["a", "ab", ""], [["b", "aa"], ["a"], ["a"]], embed) == pytest.approx([1, 2**-0.5, 0])
 
 
@@ -115,15 +113,13 @@ def test_similarity_takes_any_embedding_and_the_best_reference():
 def test_mean_embeddings_of_many_texts_are_those_of_each():
     lm = tiny("llama")
     embed, texts = mean_embedding(lm), ["abc", "", "b a", "a"]
-    assert (
-        np.allclose(embed(texts), np.concatenate([embed([t]) for t in texts]), atol=1e-6)
-        and not embed(["", "a"])[0].any()
-    )
-    centre = lm.embed(torch.arange(lm.vocab_size)).float().mean(0)
-    ids = lm.tokenizer("b a", add_special_tokens=False)["input_ids"]
-    assert np.allclose(
-        embed(["b a"])[0], (lm.embed(torch.tensor(ids)).float().mean(0) - centre).detach().numpy(), atol=1e-5
-    )
+    # a sum over the vocabulary in float32, and one over the text's tokens
+    close = lm.vocab_size * torch.finfo(torch.float32).eps * lm.embedding.weight.abs().max().item()
+    assert np.allclose(embed(texts), np.concatenate([embed([t]) for t in texts]), rtol=0, atol=close)
+    assert not embed(["", "a"])[0].any()
+    centre = lm.embed_ids(range(lm.vocab_size)).double().mean(0)
+    want = lm.embed_ids(lm.token_ids("b a")).double().mean(0) - centre
+    assert np.allclose(embed(["b a"])[0], want.detach().numpy(), rtol=0, atol=close)
     with pytest.raises(ValueError, match="nothing to be compared with"):
         similarity(["a"], [[]], embed)
 
@@ -156,15 +152,11 @@ def test_judging_fills_every_column():
     lm, tasks = lm_of(), tasks_of()
     pairs = Pairs(Pair(SoftPrompt.init(lm, 2, seed=i), t.instructions, t.name, "train", 0) for i, t in enumerate(tasks))
     rows = judge(lm, pairs, tasks, {"m": ["do 0", "make 1", "other"]}, inputs=2)
-    assert (
-        rows.exact.tolist() == [1, 1, 0]
-        and rows.rouge.tolist()[:2] == [1, 1]
-        and rows.notna().all().all()
-        and (rows.kl >= 0).all()
-    )
+    assert rows.exact.tolist() == [1, 1, 0] and rows.rouge.tolist()[:2] == [1, 1]
+    assert rows.notna().all().all() and (rows.kl >= 0).all()
     both = judge(lm, pairs, tasks, {"a": ["do 0", "", "make 2"], "m": ["do 0", "make 1", "other"]}, inputs=2)
     for m, alone in (("a", judge(lm, pairs, tasks, {"a": ["do 0", "", "make 2"]}, inputs=2)), ("m", rows)):
-        pd.testing.assert_frame_equal(both[both.method == m].reset_index(drop=True), alone, rtol=1e-4, atol=1e-5)
+        pd.testing.assert_frame_equal(both[both.method == m].reset_index(drop=True), alone, rtol=1e-9, atol=1e-9)
     with pytest.raises(ValueError, match="2 texts for 3 prompts"):
         judge(lm, pairs, tasks, {"m": ["a", "b"]})
     shots = executed(lm, pairs, tasks, "few-shot", shots=2)
@@ -245,15 +237,11 @@ def test_seeds_of_a_task_are_one_item():
 
 def test_a_gain_is_taken_over_the_seeds_that_have_both():
     t = pd.DataFrame(rows_of(0) + [r for r in rows_of(1) if r["method"] != "translator, refined"])
-    for f, args in (
-        (gain, ("translator, refined", "soft prompt")),
-        (share_reached, ("translator, refined", "soft prompt")),
-    ):
-        assert (
-            repr(f(t, *args)) == repr(f(t[t.seed == 0], *args))
-            and f(t, *args).seeds == (0,)
-            and f(t, "translator", "prior").seeds == (0, 1)
-        )
+    both = ("translator, refined", "soft prompt")
+    for compare in (gain, share_reached):
+        assert repr(compare(t, *both)) == repr(compare(t[t.seed == 0], *both))
+        assert compare(t, *both).seeds == (0,)
+        assert compare(t, "translator", "prior").seeds == (0, 1)
     assert method_table(t, None, ("accuracy",)).accuracy["translator, refined"].seeds == (0,)
 
 
@@ -299,18 +287,14 @@ def test_a_study_comes_back_and_says_how_far_its_claims_hold(tmp_path):
     s = study_of()
     again = Study.load(s.save(tmp_path / "study.json"))
     assert again.runs == s.runs and again.splits == ["seen", "composition"]
-    assert (
-        sum(r["confidence"] is None for r in again.runs[0]["table"]) == 0
-        and json.loads((tmp_path / "study.json").read_text())["runs"][0]["table"]["method"]["of"][0]
-        == "true instruction"
-    )
+    assert not any(r["confidence"] is None for r in again.runs[0]["table"])
+    columns = json.loads((tmp_path / "study.json").read_text())["runs"][0]["table"]
+    assert columns["method"]["of"][0] == "true instruction"
     v, p = again.verdicts().measured, again.verdicts()["p (Holm)"]
     assert p["accuracy, share of the true instruction's"] == "" and 0 < float(p["accuracy, gain over retrieval"]) < 0.01
-    assert (
-        v["accuracy, gain over retrieval"].low > 0
-        and v["accuracy, gain by re-ranking"].low > 0
-        and v["accuracy, share of the true instruction's"] < 1
-    )
+    assert v["accuracy, gain over retrieval"].low > 0
+    assert v["accuracy, gain by re-ranking"].low > 0
+    assert v["accuracy, share of the true instruction's"] < 1
     overview, predictors = again.overview(), again.predictors(draws=50)
     assert list(overview) == ["seen", "composition"] and overview.shape[0] == 14
     assert len(predictors) == len(module.FEATURES) and abs(float(predictors.iloc[0, 0])) < 0.6
@@ -329,22 +313,20 @@ def test_features_of_a_prompt_among_its_like():
     g = torch.Generator().manual_seed(0)
     train = Pairs(Pair(SoftPrompt(torch.randn(5, 8, generator=g)), ("x",), f"a{i}") for i in range(6))
     f = prompt_features(train, train[:3], near=3)
-    assert (
-        f.cosine.min() > 0.999 and f.diagram.max() < 1e-6 and (f.components > 0).all() and set(module.FEATURES) < set(f)
-    )
+    assert f.cosine.min() > 0.999 and (f.components > 0).all() and set(module.FEATURES) < set(f)
+    assert f.diagram.max() < 5 * torch.finfo(torch.float32).eps * train.points.abs().max()  # four distances in each
 
 
 def test_a_study_goes_on_where_it_failed(tmp_path, monkeypatch):
     "The translators fail the first time; the second time no prompt is trained again."
     lm = lm_of()
-    monkeypatch.setattr(module, "load_lm", lambda name, **kw: lm)
-    module._model.cache_clear()
+    monkeypatch.setattr(module, "cached_lm", lambda name, device, dtype: lm)
     texts = [f"say {c}" for c in "abcdefghijklmnopqrst"]
-    split = lambda i: "train" if i < 10 else "validation" if i < 18 else "composition"
+    splits = ["train"] * 10 + ["validation"] * 8 + ["composition"] * 2
     dod = DoD(
         TaskSet(
             f"t{i}",
-            split(i),
+            splits[i],
             (t,),
             tuple(Example(c, f" {t[-1]}") for c in "uvwxyz"),
             (Example("q", f" {t[-1]}"),) * 2,
@@ -376,7 +358,6 @@ def test_a_study_goes_on_where_it_failed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(prompts, "tune_many", lambda *a, **k: pytest.fail("a prompt was trained again"))
     study = translation_study(tmp_path / "runs", **kw)
-    module._model.cache_clear()
     assert set(study.splits) == {"seen", "composition"} and study.moved is None
     assert {
         "translator",

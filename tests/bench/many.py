@@ -29,10 +29,6 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
-import torch
-import transformers
-from transformers import AutoModelForCausalLM, GPTNeoXConfig
-
 SIZES = (4, 7, 10, 16)
 
 

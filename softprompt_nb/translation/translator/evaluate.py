@@ -7,16 +7,18 @@ __all__ = ['TEXT_METRICS', 'execute', 'with_examples', 'prior_text', 'nearest_pa
            'by_task', 'method_table', 'gain', 'share_reached', 'examples_table']
 
 # %% ../../../nbs/translation/translator/evaluate.ipynb #c002
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from ...lm import FrozenLM
 from ...measure import Measured, mean
+from ...prompts import SoftPrompt
 from ..readings.verbalize import nearest_ids
 from .dods import TaskSet
 from .rerank import INSTRUCTION_TEMPLATE, answers_of, instructed, text_divergence
 from .texts import content_words, mean_embedding, rouge_l, similarity, word_scores
-from .train_prompts import Pairs
+from .train_prompts import Pair, Pairs
 
 import numpy as np
 import pandas as pd
@@ -24,28 +26,43 @@ import torch
 import torch.nn.functional as F
 
 # %% ../../../nbs/translation/translator/evaluate.ipynb #c004
-def _longest(lm, t):
-    return max(len(lm.tokenizer(a, add_special_tokens=False)["input_ids"]) for xs in t.answers for a in xs) + 2
+def _longest(lm: FrozenLM, task: TaskSet) -> int:
+    "Tokens that an answer may have: those of the longest right one, and two."
+    longest = 0
+    for answers in task.answers:
+        for answer in answers:
+            longest = max(longest, len(lm.token_ids(answer)))
+    return longest + 2
 
 
 def execute(
     lm: FrozenLM,  # the model
     tasks: Sequence[TaskSet],  # what to do
-    texts: Sequence | None = None,  # an instruction for each; None for inputs alone
-    prompts: Sequence | None = None,  # a `SoftPrompt` for each; None for none
+    texts: Sequence[str] | None = None,  # an instruction for each; None for inputs alone
+    prompts: Sequence[SoftPrompt] | None = None,  # a prompt for each; None for none
     items: int | None = None,  # test items of each task; None for all
     template: str = INSTRUCTION_TEMPLATE,  # how a text is put
     batch_size: int = 128,  # items a pass
-) -> list:  # for each task a list of scores 0-1
-    "Scores of the model's greedy answers, with texts or prompts in front; raises ValueError where lists do not pair up."
-    texts, prompts = texts or [""] * len(tasks), prompts or [None] * len(tasks)
+) -> list[list[float]]:  # for each task a list of scores 0-1
+    """Scores of the model's greedy answers, with texts or prompts in front.
+
+    Raises ValueError where lists do not pair up."""
+    texts = texts or [""] * len(tasks)
+    prompts = prompts or [None] * len(tasks)
     if not len(tasks) == len(texts) == len(prompts):
         raise ValueError(
             f"{len(tasks)} tasks with {len(texts)} texts and {len(prompts)} prompts: give one for each task."
         )
-    asked = [[instructed(s, e.input, template) for e in t.test[:items]] for t, s in zip(tasks, texts)]
-    said = answers_of(lm, prompts, asked, max(_longest(lm, t) for t in tasks), batch_size)
-    return [t.score(a) for t, a in zip(tasks, said)]
+    asked = []
+    for task, text in zip(tasks, texts):
+        tests = task.test[:items]
+        asked.append([instructed(text, example.input, template) for example in tests])
+    longest = max(_longest(lm, task) for task in tasks)
+    answers = answers_of(lm, prompts, asked, longest, batch_size)
+    scores = []
+    for task, replies in zip(tasks, answers):
+        scores.append(task.score(replies))
+    return scores
 
 
 def with_examples(
@@ -53,94 +70,121 @@ def with_examples(
     k: int = 3,  # solved items above the input
 ) -> str:  # an instruction made of examples
     "The first k solved examples of a task, in place of an instruction."
-    return "\n".join(e.input + e.target for e in task.train[:k])
+    solved = [example.input + example.target for example in task.train[:k]]
+    return "\n".join(solved)
 
 # %% ../../../nbs/translation/translator/evaluate.ipynb #c008
 def prior_text(
     train: Pairs,  # training pairs
 ) -> str:
     "The training instruction whose words are most like those of all others."
-    texts = list(dict.fromkeys(p.texts[0] for p in train))
-    words = sorted({w for t in texts for w in content_words(t)})
-    at = {w: i for i, w in enumerate(words)}
-    X = np.zeros((len(texts), len(words)))
-    for i, t in enumerate(texts):
-        X[i, [at[w] for w in content_words(t)]] = 1
-    X /= np.linalg.norm(X, axis=1, keepdims=True)
-    count = Counter(p.texts[0] for p in train)
-    return texts[int(np.argmax(X @ (X * np.array([[count[t]] for t in texts])).sum(0)))]
+    count = Counter(pair.texts[0] for pair in train)
+    texts = list(count)
+    content = [content_words(text) for text in texts]
+    words = sorted(set().union(*content))
+    table = np.zeros((len(texts), len(words)))
+    for row, known in zip(table, content):
+        row[[words.index(word) for word in known]] = 1
+    table /= np.linalg.norm(table, axis=1, keepdims=True)
+    times = np.array([[count[text]] for text in texts])
+    everything = (table * times).sum(0)
+    similar = table @ everything
+    return texts[int(similar.argmax())]
 
 
 def nearest_pairs(
     train: Pairs,  # training pairs, whose prompts all have the same length
-    prompts: Sequence,  # prompts of that length
+    prompts: Sequence[SoftPrompt],  # prompts of that length
     k: int = 1,  # how many
-) -> tuple:  # (prompts, k) numbers of training pairs, the nearest first; their cosine similarities
-    "The training prompts that are nearest to others, by cosine around the mean training prompt; raises ValueError for other lengths."
-    if len(sizes := {tuple(p.vectors.shape) for p in [*train.prompts, *prompts]}) > 1:
+) -> tuple[torch.Tensor, torch.Tensor]:  # (prompts, k) numbers of training pairs, the nearest first; their cosines
+    """The training prompts that are nearest to others, by cosine around the mean training prompt.
+
+    Raises ValueError for prompts of other lengths."""
+    sizes = {tuple(prompt.vectors.shape) for prompt in [*train.prompts, *prompts]}
+    if len(sizes) > 1:
         raise ValueError(
             f"Prompts of shapes {sorted(sizes)} cannot be compared by cosine: train all of them with the same n."
         )
-    A, B = train.points, torch.stack([p.vectors.flatten() for p in prompts]).cpu()
-    A, B = (F.normalize(X - train.points.mean(0), dim=1) for X in (A, B))
-    top = (B @ A.T).topk(min(k, len(A)), dim=1)
+    known = train.points
+    asked = torch.stack([prompt.vectors.flatten() for prompt in prompts]).cpu()
+    centre = known.mean(0)
+    known = F.normalize(known - centre, dim=1)
+    asked = F.normalize(asked - centre, dim=1)
+    top = (asked @ known.T).topk(min(k, len(known)), dim=1)
     return top.indices, top.values
 
 
 def nearest_text(
     lm: FrozenLM,  # the prompt's model
-    prompt,  # a `SoftPrompt`
+    prompt: SoftPrompt,  # a prompt
 ) -> str:
     "The token nearest to each vector, in a row."
-    return lm.tokenizer.decode(nearest_ids(lm, prompt.vectors)[1][:, 0].tolist()).strip()
+    _, tokens = nearest_ids(lm, prompt.vectors)
+    return lm.tokenizer.decode(tokens[:, 0].tolist()).strip()
 
 # %% ../../../nbs/translation/translator/evaluate.ipynb #c010
-def _behaves(lm, pairs, tasks, texts, inputs, template):
+def _divergences(
+    lm: FrozenLM, pairs: Pairs, tasks: Sequence[TaskSet], texts: Sequence, inputs: int, template: str
+) -> list[dict]:
     "Divergence of each of the texts of every prompt, whose own side is computed once."
-    xs = [[e.input for e in t.train[:inputs]] for t in tasks]
-    said = answers_of(lm, pairs.prompts, xs, max(_longest(lm, t) for t in tasks))
-    return [
-        dict(zip(s, text_divergence(lm, p.prompt, s, x, y, template))) for p, s, x, y in zip(pairs, texts, xs, said)
-    ]
+    asked = []
+    for task in tasks:
+        asked.append([example.input for example in task.train[:inputs]])
+    longest = max(_longest(lm, task) for task in tasks)
+    answers = answers_of(lm, pairs.prompts, asked, longest)
+    found = []
+    for prompt, written, given, replies in zip(pairs.prompts, texts, asked, answers):
+        kl = text_divergence(lm, prompt, written, given, replies, template)
+        found.append(dict(zip(written, kl)))
+    return found
 
 
+def _row(pair: Pair, text: str, cosine: float, scores: Sequence[float], kl: float) -> dict:
+    "All that is measured about a text."
+    row = dict(task=pair.task, split=pair.split, seed=pair.seed, text=text)
+    row |= word_scores(text, pair.texts)
+    row["rouge"] = rouge_l(text, pair.texts)
+    row["similarity"] = cosine
+    row["exact"] = float(text in pair.texts)
+    row["accuracy"] = float(np.mean(scores))
+    row["kl"] = kl
+    return row
+
+# %% ../../../nbs/translation/translator/evaluate.ipynb #row2
 def judge(
     lm: FrozenLM,  # the model
     pairs: Pairs,  # prompts with the texts that are right
     tasks: Sequence[TaskSet],  # the task of each
-    texts: dict,  # method -> what it wrote for each; a text that several methods wrote is measured once
+    texts: dict[str, Sequence[str]],  # method -> what it wrote for each; what several wrote is measured once
     items: int | None = None,  # test items of each task; None for all
     inputs: int = 8,  # training inputs for the divergence
     embed: Callable | None = None,  # from texts to vectors, for similarity; None: mean token embeddings
     template: str = INSTRUCTION_TEMPLATE,  # how a text is put
 ) -> pd.DataFrame:  # a row for each method and prompt: words, overlap, similarity, accuracy, divergence
-    "Everything that is measured about the texts of some methods; raises ValueError for a method without a text for each prompt."
-    if short := [m for m, s in texts.items() if len(s) != len(pairs)]:
-        raise ValueError(f"{short[0]!r} has {len(texts[short[0]])} texts for {len(pairs)} prompts: give one for each.")
-    each = [list(dict.fromkeys(s)) for s in zip(*texts.values())]
-    flat = [(i, s) for i, some in enumerate(each) for s in some]
-    score = dict(
-        zip(flat, execute(lm, [tasks[i] for i, _ in flat], [s for _, s in flat], items=items, template=template))
-    )
-    same = dict(
-        zip(flat, similarity([s for _, s in flat], [pairs[i].texts for i, _ in flat], embed or mean_embedding(lm)))
-    )
-    kl = _behaves(lm, pairs, tasks, each, inputs, template)
-    row = lambda i, p, s: dict(
-        task=p.task,
-        split=p.split,
-        seed=p.seed,
-        text=s,
-        **word_scores(s, p.texts),
-        rouge=rouge_l(s, p.texts),
-        similarity=same[i, s],
-        exact=float(s in p.texts),
-        accuracy=float(np.mean(score[i, s])),
-        kl=kl[i][s],
-    )
-    return pd.DataFrame(
-        [dict(method=m) | row(i, p, s) for m, said in texts.items() for i, (p, s) in enumerate(zip(pairs, said))]
-    )
+    """Everything that is measured about the texts of some methods.
+
+    Raises ValueError for a method without a text for each prompt."""
+    for method, written in texts.items():
+        if len(written) != len(pairs):
+            raise ValueError(f"{method!r} has {len(written)} texts for {len(pairs)} prompts: give one for each.")
+    different = [list(dict.fromkeys(written)) for written in zip(*texts.values())]
+    numbers = []  # of the pair that each of the different texts belongs to
+    flat = []
+    for i, written in enumerate(different):
+        numbers += [i] * len(written)
+        flat += written
+    scores = execute(lm, [tasks[i] for i in numbers], flat, items=items, template=template)
+    right = [pairs[i].texts for i in numbers]
+    cosines = similarity(flat, right, embed or mean_embedding(lm))
+    kl = _divergences(lm, pairs, tasks, different, inputs, template)
+    measured = {}
+    for i, text, cosine, score in zip(numbers, flat, cosines, scores):
+        measured[i, text] = _row(pairs[i], text, cosine, score, kl[i][text])
+    rows = []
+    for method, written in texts.items():
+        for i, text in enumerate(written):
+            rows.append(dict(method=method) | measured[i, text])
+    return pd.DataFrame(rows)
 
 # %% ../../../nbs/translation/translator/evaluate.ipynb #c011
 def executed(
@@ -151,24 +195,34 @@ def executed(
     items: int | None = None,  # test items of each task; None for all
     shots: int = 3,  # of "few-shot"
 ) -> pd.DataFrame:  # a row for each prompt, with accuracy alone
-    "Accuracy of what has no text: the prompt itself, solved examples, the input alone; raises ValueError for an unknown method."
-    kw = {
+    "Accuracy of what has no text: prompt, solved examples, input alone; raises ValueError for an unknown method."
+    given = {
         "soft prompt": dict(prompts=pairs.prompts),
-        "few-shot": dict(texts=[with_examples(t, shots) for t in tasks]),
+        "few-shot": dict(texts=[with_examples(task, shots) for task in tasks]),
         "nothing": {},
     }
-    if method not in kw:
-        raise ValueError(f"method={method!r}: use one of {', '.join(kw)}.")
-    score = execute(lm, tasks, items=items, **kw[method])
-    return pd.DataFrame(
-        [
-            dict(method=method, task=p.task, split=p.split, seed=p.seed, text="", accuracy=float(np.mean(s)))
-            for p, s in zip(pairs, score)
-        ]
-    )
+    if method not in given:
+        raise ValueError(f"method={method!r}: use one of {', '.join(given)}.")
+    scores = execute(lm, tasks, items=items, **given[method])
+    rows = []
+    for pair, score in zip(pairs, scores):
+        row = dict(
+            method=method,
+            task=pair.task,
+            split=pair.split,
+            seed=pair.seed,
+            text="",
+            accuracy=float(np.mean(score)),
+        )
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 # %% ../../../nbs/translation/translator/evaluate.ipynb #c015
 TEXT_METRICS = ("accuracy", "exact", "recall", "precision", "f1", "rouge", "similarity", "kl")
+
+
+def _of_split(table: pd.DataFrame, split: str | None) -> pd.DataFrame:
+    return table if split is None else table[table.split == split]
 
 
 def by_task(
@@ -177,8 +231,8 @@ def by_task(
     split: str | None = None,  # only this one
 ) -> pd.DataFrame:  # a row for each task, a column for each method
     "A metric of every task and method, averaged over a task's prompts."
-    t = table if split is None else table[table.split == split]
-    return t.pivot_table(index="task", columns="method", values=metric, aggfunc="mean", sort=False, observed=True)
+    rows = _of_split(table, split)
+    return rows.pivot_table(index="task", columns="method", values=metric, aggfunc="mean", sort=False, observed=True)
 
 
 def method_table(
@@ -187,57 +241,72 @@ def method_table(
     metrics: Sequence[str] = TEXT_METRICS,  # which
 ) -> pd.DataFrame:  # a row for each method, of `Measured`; empty where a method has no text
     "Means over tasks with bootstrap intervals."
-    t = table if split is None else table[table.split == split]
-    wide, out = {m: by_task(t, m) for m in metrics if m in t and t[m].notna().any()}, {}
-    for name in dict.fromkeys(t.method):
-        seeds = tuple(sorted(t.seed[t.method == name].unique().tolist()))
-        out[name] = {
-            m: mean(w[name].dropna(), seeds=seeds) if name in w and w[name].notna().any() else ""
-            for m, w in wide.items()
-        }
-    return pd.DataFrame(out).T
+    rows = _of_split(table, split)
+    wide = {}
+    for metric in metrics:
+        if metric in rows and rows[metric].notna().any():
+            wide[metric] = by_task(rows, metric)
+    means = {}
+    for method in dict.fromkeys(rows.method):
+        seeds = rows.seed[rows.method == method].unique().tolist()
+        means[method] = dict.fromkeys(wide, "")
+        for metric, tasks in wide.items():
+            known = tasks[method].dropna() if method in tasks else []
+            if len(known):
+                means[method][metric] = mean(known, seeds=tuple(sorted(seeds)))
+    return pd.DataFrame(means).T
 
 # %% ../../../nbs/translation/translator/evaluate.ipynb #c016
-def _both(table, a, b, metric, split):
+def _paired(
+    table: pd.DataFrame, method: str, reference: str, metric: str, split: str | None
+) -> tuple[np.ndarray, tuple]:
     "(tasks, 2) means of two methods over the seeds that have both; those seeds."
-    if gone := [m for m in (a, b) if not table[metric][table.method == m].notna().any()]:
-        raise ValueError(
-            f"There is no method {gone[0]!r} with {metric}: there are {', '.join(table.method[table[metric].notna()].unique())}."
-        )
-    seeds = set(table.seed[table.method == a]) & set(table.seed[table.method == b])
-    return by_task(table[table.seed.isin(seeds)], metric, split)[list(dict.fromkeys((a, b)))].dropna()[[a, b]].to_numpy(
-        float
-    ), tuple(sorted(map(int, seeds)))
+    measured = table[table[metric].notna()]
+    for name in (method, reference):
+        if name not in set(measured.method):
+            known = ", ".join(measured.method.unique())
+            raise ValueError(f"There is no method {name!r} with {metric}: there are {known}.")
+    seeds = set(table.seed[table.method == method])
+    seeds &= set(table.seed[table.method == reference])
+    shared = table[table.seed.isin(seeds)]
+    wide = by_task(shared, metric, split)
+    known = wide[wide[method].notna() & wide[reference].notna()]
+    values = known[[method, reference]].to_numpy(float)
+    return values, tuple(sorted(map(int, seeds)))
 
 
 def gain(
     table: pd.DataFrame,  # rows of `judge` and `executed`
-    a: str,  # a method
-    b: str,  # another
+    method: str,  # a method
+    reference: str,  # the method that it is compared with
     metric: str = "accuracy",  # what is compared
     split: str | None = None,  # only this one
-) -> Measured:  # mean of a minus b
-    "Paired difference of two methods over tasks, with a bootstrap interval; raises ValueError for a method that is not there."
-    w, seeds = _both(table, a, b, metric, split)
-    return mean(w[:, 0] - w[:, 1], seeds=seeds)
+) -> Measured:  # mean of method minus reference
+    "Paired difference of two methods over tasks, with a bootstrap interval; raises ValueError for an unknown method."
+    values, seeds = _paired(table, method, reference, metric, split)
+    differences = values[:, 0] - values[:, 1]
+    return mean(differences, seeds=seeds)
 
 
 def share_reached(
     table: pd.DataFrame,  # rows of `judge` and `executed`
-    a: str,  # a method
-    of: str,  # the method that it is compared with
+    method: str,  # a method
+    reference: str,  # the method that it is compared with
     metric: str = "accuracy",  # what is compared
     split: str | None = None,  # only this one
     draws: int = 1000,  # bootstrap samples
 ) -> Measured:  # ratio of the two means
     "How much of one method's mean another reaches, with a paired bootstrap interval over tasks."
-    w, seeds = _both(table, a, of, metric, split)
-    if not w[:, 1].any():
-        return Measured(float("nan"), float("nan"), float("nan"), len(w))  # nothing to be a share of
-    pick = np.random.default_rng(0).integers(0, len(w), (draws, len(w)))
-    boot = w[pick].mean(1)
-    low, high = np.nanquantile(boot[:, 0] / np.where(boot[:, 1] > 0, boot[:, 1], np.nan), [0.025, 0.975])
-    return Measured(float(w[:, 0].mean() / w[:, 1].mean()), float(low), float(high), len(w), seeds=seeds)
+    values, seeds = _paired(table, method, reference, metric, split)
+    n = len(values)
+    if not values[:, 1].any():
+        return Measured(math.nan, math.nan, math.nan, n)  # nothing to be a share of
+    pick = np.random.default_rng(0).integers(0, n, (draws, n))
+    ours, theirs = values[pick].mean(1).T
+    ratios = ours / np.where(theirs > 0, theirs, np.nan)
+    low, high = np.nanquantile(ratios, [0.025, 0.975])
+    ratio = values[:, 0].mean() / values[:, 1].mean()
+    return Measured(float(ratio), float(low), float(high), n, seeds=seeds)
 
 # %% ../../../nbs/translation/translator/evaluate.ipynb #c019
 def examples_table(
@@ -246,29 +315,29 @@ def examples_table(
     split: str | None = None,  # only this one
     k: int = 3,  # of each kind
 ) -> pd.DataFrame:
-    "Best, median and worst texts of a method, beside the true instruction and both accuracies; raises ValueError for a method without texts."
-    t = table if split is None else table[table.split == split]
+    """Best, median and worst texts of a method, beside the true instruction and both accuracies.
+
+    Raises ValueError for a method without texts."""
+    rows = _of_split(table, split)
     key = ["task", "seed"]
-    one = t[(t.method == method) & (t.text != "")].set_index(key)
-    if not len(one):
-        raise ValueError(
-            f"There are no texts of {method!r}{'' if split is None else f' in {split!r}'}: there are {', '.join(t[t.text != ''].method.unique())}."
-        )
-    get = lambda m, c: t[t.method == m].set_index(key)[c].reindex(one.index)
-    rows = pd.DataFrame(
-        {
-            "text": one.text,
-            "true instruction": get("true instruction", "text"),
-            "accuracy": one.accuracy,
-            "of the instruction": get("true instruction", "accuracy"),
-            "of the prompt": get("soft prompt", "accuracy"),
-        }
-    )
-    order = (one.accuracy - rows["of the prompt"].fillna(0)).sort_values(ascending=False, kind="stable").index
+    own = rows[(rows.method == method) & (rows.text != "")].set_index(key)
+    if not len(own):
+        where = "" if split is None else f" in {split!r}"
+        known = rows[rows.text != ""].method.unique()
+        raise ValueError(f"There are no texts of {method!r}{where}: there are {', '.join(known)}.")
+    true = rows[rows.method == "true instruction"].set_index(key).reindex(own.index)
+    soft = rows[rows.method == "soft prompt"].set_index(key).reindex(own.index)
+    columns = {
+        "text": own.text,
+        "true instruction": true.text,
+        "accuracy": own.accuracy,
+        "of the instruction": true.accuracy,
+        "of the prompt": soft.accuracy,
+    }
+    side = pd.DataFrame(columns)
+    kept = own.accuracy - side["of the prompt"].fillna(0)
+    order = kept.sort_values(ascending=False, kind="stable").index
     middle = max(0, (len(order) - k) // 2)
     picks = {"best": order[:k], "median": order[middle : middle + k], "worst": order[-k:]}
-    return (
-        pd.concat({name: rows.loc[i] for name, i in picks.items()}, names=["", *key])
-        .round(2)
-        .reset_index("seed", drop=True)
-    )
+    parts = {name: side.loc[chosen] for name, chosen in picks.items()}
+    return pd.concat(parts, names=["", *key]).round(2).reset_index("seed", drop=True)

@@ -6,19 +6,22 @@
 __all__ = ['PromptConfig', 'Pair', 'Pairs', 'train_prompts']
 
 # %% ../../../nbs/translation/translator/train_prompts.ipynb #c002
+import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 from zlib import crc32
 
-from ...experiments.runs import Result, RunStore, attempt, content_hash
+from ...experiments.runs import Result, RunStore, Work, attempt, content_hash
 from ...files import read_tensors, write_tensors
 from ...lm import FrozenLM
+from ...patching import patch
 from ...prompts import SoftPrompt
 from ...training.many import tune_many
-from .dods import DoD
+from .dods import DoD, TaskSet
 
 import torch
 from tqdm.std import tqdm
@@ -48,34 +51,42 @@ class PromptConfig:
             raise ValueError(f"start={self.start!r}: use 'shared' or 'own'.")
 
     @property
-    def first(self):  # the untrained prompt
-        own = crc32(f"{self.task}|{self.seed}".encode()) if self.start == "own" else 0
-        return SoftPrompt.init(self.lm, self.n, self.how, own, self.text)
+    def first(self) -> SoftPrompt:
+        "The untrained prompt."
+        seed = 0
+        if self.start == "own":
+            seed = crc32(f"{self.task}|{self.seed}".encode())
+        return SoftPrompt.init(self.lm, self.n, self.how, seed, self.text)
 
-    def run(self, work):
-        return _wave([self])[0]
+    def run(
+        self,
+        work: Work,  # unused: a prompt is tuned in one go
+    ) -> Result:
+        "The prompt, trained alone."
+        return _train_wave([self])[0]
 
-# %% ../../../nbs/translation/translator/train_prompts.ipynb #c005
-def _wave(configs):
+
+def _train_wave(configs: Sequence[PromptConfig]) -> list[Result]:
     "The results of some prompts that are trained together."
-    c = configs[0]
+    shared = configs[0]
     runs = tune_many(
-        c.lm,
-        [x.first for x in configs],
-        [list(x.examples) for x in configs],
-        steps=c.steps,
-        batch_size=c.batch_size,
-        lr=c.lr,
-        seed=[x.seed for x in configs],
+        shared.lm,
+        [config.first for config in configs],
+        [list(config.examples) for config in configs],
+        steps=shared.steps,
+        batch_size=shared.batch_size,
+        lr=shared.lr,
+        seed=[config.seed for config in configs],
         checkpoints=0,
         progress=False,
     )
-    if any(r.record["outcome"] == "interrupted" for r in runs):
+    if any(run.record["outcome"] == "interrupted" for run in runs):
         raise KeyboardInterrupt
-    return [
-        Result({k: r.record[k] for k in ("first_loss", "final_loss", "outcome", "norm_end")}, None, r.prompt)
-        for r in runs
-    ]
+    results = []
+    for run in runs:
+        metrics = {key: run.record[key] for key in ("first_loss", "final_loss", "outcome", "norm_end")}
+        results.append(Result(metrics, None, run.prompt))
+    return results
 
 # %% ../../../nbs/translation/translator/train_prompts.ipynb #c007
 @dataclass(frozen=True)
@@ -94,127 +105,142 @@ class Pair:
 class Pairs(list):
     "Pairs of prompts and texts."
 
-    def of(self, *splits, seeds=None):
-        return Pairs(p for p in self if (not splits or p.split in splits) and (seeds is None or p.seed in seeds))
+    def select(
+        self,
+        *splits: str,  # of these; none for all
+        seeds: Iterable[int] | None = None,  # of these; None for all
+    ) -> Self:
+        "The pairs of some splits and seeds."
+        chosen = [pair for pair in self if not splits or pair.split in splits]
+        return Pairs(pair for pair in chosen if seeds is None or pair.seed in seeds)
 
     @property
-    def prompts(self):
-        return [p.prompt for p in self]
+    def prompts(self) -> list[SoftPrompt]:
+        return [pair.prompt for pair in self]
 
     @property
-    def texts(self):
-        return [p.texts for p in self]
+    def texts(self) -> list[tuple]:
+        return [pair.texts for pair in self]
 
     @property
-    def names(self):
-        return [p.task for p in self]
+    def names(self) -> list[str]:
+        return [pair.task for pair in self]
 
     @property
-    def points(self):
-        return torch.stack(
-            [p.prompt.vectors.flatten() for p in self]
-        ).cpu()  # (pairs, n*d), where all have the same length
+    def points(self) -> torch.Tensor:  # (pairs, n*d) on the CPU, where all prompts have the same length
+        rows = [prompt.vectors.flatten() for prompt in self.prompts]
+        return torch.stack(rows).cpu()
 
-    def __getitem__(self, i):
-        return Pairs(list.__getitem__(self, i)) if isinstance(i, slice) else list.__getitem__(self, i)
+    def __getitem__(self, i: int | slice) -> Pair | Self:
+        item = list.__getitem__(self, i)
+        return Pairs(item) if isinstance(i, slice) else item
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         if not self:
             return "Pairs(none)"
-        losses = torch.tensor([p.loss for p in self])
-        return f"Pairs({len(self)} prompts of {len(set(self.names))} tasks, seeds {', '.join(map(str, sorted({p.seed for p in self})))}; median loss {losses.nanmedian():.3g})"
+        losses = torch.tensor([pair.loss for pair in self])
+        seeds = sorted({pair.seed for pair in self})
+        return (
+            f"Pairs({len(self)} prompts of {len(set(self.names))} tasks, "
+            f"seeds {', '.join(map(str, seeds))}; median loss {losses.nanmedian():.3g})"
+        )
 
 # %% ../../../nbs/translation/translator/train_prompts.ipynb #c008
-def _save(
-    self,
+@patch
+def save(
+    self: Pairs,
     path: str | Path,  # a .safetensors file; one that exists is replaced
 ) -> Path:  # the file
     "Write prompts and texts."
-    rows = [
-        dict(
-            texts=list(p.texts),
-            at=p.prompt.at,
-            info=dict(steps=p.prompt.info.get("steps")),
-            **{k: getattr(p, k) for k in ("task", "split", "seed", "loss")},
+    rows = []
+    vectors = {}
+    for i, pair in enumerate(self):
+        vectors[f"{i:06d}"] = pair.prompt.vectors
+        row = dict(
+            texts=list(pair.texts),
+            at=pair.prompt.at,
+            info=dict(steps=pair.prompt.info.get("steps")),
+            task=pair.task,
+            split=pair.split,
+            seed=pair.seed,
+            loss=pair.loss,
         )
-        for p in self
-    ]
-    return write_tensors(
-        path,
-        {f"{i:06d}": p.prompt.vectors for i, p in enumerate(self)},
-        dict(rows=rows, base=self[0].prompt.base if self else {}),
-    )
+        rows.append(row)
+    base = self[0].prompt.base if self else {}
+    return write_tensors(path, vectors, dict(rows=rows, base=base))
 
 
-def _load(
-    cls,
+@patch(cls_method=True)
+def load(
+    cls: Pairs,
     path: str | Path,  # a file that `save` wrote
     lm: FrozenLM | None = None,  # where the prompts shall be; None for the CPU
-):
+) -> Pairs:
     "What `save` wrote; raises ValueError for another file, or for a model that the prompts were not made for."
-    t, note = read_tensors(path)
+    tensors, note = read_tensors(path)
     base = note.get("base", {})
     if lm is not None and base.get("fingerprint", lm.fingerprint) != lm.fingerprint:
         raise ValueError(
             f"The prompts in {str(path)!r} were made for {base.get('name')}, not for {lm.name}: give that model."
         )
-    prompt = lambda i, r: SoftPrompt(t[f"{i:06d}"].to(lm.device if lm else "cpu"), r["at"], base, r["info"])
-    return cls(
-        Pair(prompt(i, r), tuple(r["texts"]), r["task"], r["split"], r["seed"], r["loss"])
-        for i, r in enumerate(note["rows"])
-    )
-
-
-Pairs.save, Pairs.load = _save, classmethod(_load)
+    device = lm.device if lm else "cpu"
+    pairs = []
+    for i, row in enumerate(note["rows"]):
+        prompt = SoftPrompt(tensors[f"{i:06d}"].to(device), row["at"], base, row["info"])
+        pairs.append(Pair(prompt, tuple(row["texts"]), row["task"], row["split"], row["seed"], row["loss"]))
+    return cls(pairs)
 
 # %% ../../../nbs/translation/translator/train_prompts.ipynb #c010
-def _record_wave(store, wave):
-    "Train the prompts of a wave that nobody else has under way, and record them."
-    with ExitStack() as claims:
-        mine = [
-            (c, w)
-            for c in wave
-            if (w := claims.enter_context(store.claim(content_hash(c)))) is not None and c not in store
-        ]
-        if not mine:
-            return
-        start = time.perf_counter()
-        for (c, w), r in zip(mine, _wave([c for c, _ in mine])):
-            attempt(store, c, w, r, start, len(mine))
-
-
-def _finished(configs, store, wave, progress):
-    "(prompt, loss, seconds) of each configuration."
-    if store is None:
-        todo = configs
-    else:
-        todo = store.missing(configs)
-    done, bar = (
-        {},
-        tqdm(total=len(configs), initial=len(configs) - len(todo), desc="prompts", disable=not progress, leave=False),
-    )
-    for i in range(0, len(todo), wave):
-        part = todo[i : i + wave]
-        if store is None:
-            done |= {
-                content_hash(c): (r.prompt, r.metrics["final_loss"], float("nan")) for c, r in zip(part, _wave(part))
-            }
-        else:
-            _record_wave(store, part)
+def _waves(configs: list, total: int, size: int, progress: bool) -> Iterator[list]:
+    "The configurations, some at a time, under a bar over all that were asked for."
+    bar = tqdm(total=total, initial=total - len(configs), desc="prompts", disable=not progress, leave=False)
+    for i in range(0, len(configs), size):
+        part = configs[i : i + size]
+        yield part
         bar.update(len(part))
     bar.close()
-    if store is None:
-        return [done[content_hash(c)] for c in configs]
-    return [
-        (r.prompt(c.lm), r.metrics["final_loss"], r.environment["seconds"] / r.environment["together"])
-        for c in configs
-        for r in [store.run(c)]
-    ]
+
+
+def _record_wave(store: RunStore, wave: Sequence[PromptConfig]) -> None:
+    "Train the prompts of a wave that nobody else has under way, and record them."
+    with ExitStack() as claims:
+        claimed = []
+        for config in wave:
+            work = claims.enter_context(store.claim(content_hash(config)))
+            if work is not None and config not in store:
+                claimed.append((config, work))
+        if not claimed:
+            return
+        start = time.perf_counter()
+        results = _train_wave([config for config, _ in claimed])
+        for (config, work), result in zip(claimed, results):
+            attempt(store, config, work, result, start, len(claimed))
+
+
+def _trained(configs: list, wave: int, progress: bool) -> list[tuple]:
+    "(prompt, loss, seconds) of each configuration, recorded nowhere."
+    done = {}
+    for part in _waves(configs, len(configs), wave, progress):
+        for config, result in zip(part, _train_wave(part)):
+            done[content_hash(config)] = (result.prompt, result.metrics["final_loss"], math.nan)
+    return [done[content_hash(config)] for config in configs]
+
+
+def _recorded(configs: list, store: RunStore, wave: int, progress: bool) -> list[tuple]:
+    "(prompt, loss, seconds) of each configuration, after training those that the store lacks."
+    for part in _waves(store.missing(configs), len(configs), wave, progress):
+        _record_wave(store, part)
+    done = []
+    for config in configs:
+        record = store.run(config)
+        seconds = record.environment["seconds"] / record.environment["together"]
+        done.append((record.prompt(config.lm), record.metrics["final_loss"], seconds))
+    return done
 
 # %% ../../../nbs/translation/translator/train_prompts.ipynb #c011
 def train_prompts(
     lm: FrozenLM,  # the model
-    dod: DoD | Iterable,  # tasks
+    dod: DoD | Iterable[TaskSet],  # tasks
     n: int = 8,  # vectors of each prompt
     steps: int = 80,  # optimiser steps
     batch_size: int = 16,  # examples a step of each prompt
@@ -225,24 +251,21 @@ def train_prompts(
     progress: bool = True,  # show a bar with an estimate?
     **settings,  # how, text, lr of `PromptConfig`
 ) -> Pairs:  # in the order of seeds and tasks
-    "A prompt for every task and seed; what a store has is not done again. Raises ValueError for tasks that do not fit the model."
+    """A prompt for every task and seed; what a store has is not done again.
+
+    Raises ValueError for tasks that do not fit the model."""
     if isinstance(store, (str, Path)):
         store = RunStore(store)
+    model = dict(model=lm.name, weights=lm.fingerprint, lm=lm)
+    training = dict(n=n, start=start, steps=steps, batch_size=batch_size, **settings)
     tasks = list(dod)
-    one = lambda t, s: PromptConfig(
-        t.name,
-        t.data,
-        lm.name,
-        lm.fingerprint,
-        n,
-        start=start,
-        steps=steps,
-        batch_size=batch_size,
-        seed=s,
-        examples=t.train,
-        lm=lm,
-        **settings,
-    )
-    which = [(t, s) for s in seeds for t in tasks]
-    done = _finished([one(t, s) for t, s in which], store, wave, progress)
-    return Pairs(Pair(p, t.instructions, t.name, t.split, s, *more) for (t, s), (p, *more) in zip(which, done))
+    which = [(task, seed) for seed in seeds for task in tasks]
+    configs = [
+        PromptConfig(task=task.name, data=task.data, examples=task.train, seed=seed, **model, **training)
+        for task, seed in which
+    ]
+    done = _trained(configs, wave, progress) if store is None else _recorded(configs, store, wave, progress)
+    pairs = Pairs()
+    for (task, seed), (prompt, loss, seconds) in zip(which, done):
+        pairs.append(Pair(prompt, task.instructions, task.name, task.split, seed, loss, seconds))
+    return pairs
