@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import softprompt_nb
-from .lab.recipes import RECIPES
 from .lab.family import lab_model
+from .lab.recipes import RECIPES
 from .lm import FrozenLM, refuse_unsupported
 
 import torch

@@ -1,4 +1,6 @@
-"Loading, splitting, shuffling: no question on both sides, whatever the rows; real data sets where they lie beside the clone."
+"""Loading, splitting, shuffling: no question on both sides, whatever the rows.
+
+Real data sets are read where they lie beside the clone."""
 
 import json
 import re
@@ -246,7 +248,10 @@ def adapters_boolq(row):
 
 
 SETS = SHARED / "commonsense_and_arithmetic"
-needs = lambda path: pytest.mark.skipif(not path.exists(), reason=f"{path.name} does not lie beside this clone")
+
+
+def needs(path):
+    return pytest.mark.skipif(not path.exists(), reason=f"{path.name} does not lie beside this clone")
 
 
 @needs(SETS)

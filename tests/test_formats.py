@@ -1,4 +1,4 @@
-"Answer formats: what they write they read, no text makes them raise, and the relaxed reading never sees the right answer."
+"Answer formats: what they write they read, no text makes them raise, no relaxed reading sees the right answer."
 
 import json
 import random

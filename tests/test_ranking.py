@@ -5,7 +5,7 @@ import re
 
 from softprompt_nb.evaluation.formats.curve import FormatCurve, checkpoints_for, format_curve, prompts_at
 from softprompt_nb.evaluation.formats.lab_benchmarks import lab_benchmark
-from softprompt_nb.evaluation.formats.ranking import _rho, _tau, agreement_difference, rank_agreement
+from softprompt_nb.evaluation.formats.ranking import agreement_difference, kendall_tau, rank_agreement, spearman_rho
 from softprompt_nb.experiments.runs import RunStore, content_hash
 from softprompt_nb.experiments.sweep import sweep
 from softprompt_nb.load import load_lm
@@ -21,6 +21,7 @@ from softprompt_nb.studies.format import (
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -33,16 +34,16 @@ scores = st.integers(3, 9).flatmap(lambda k: st.tuples(*[st.lists(st.integers(0,
 def test_tau_and_rho_are_scipys(pair):
     a, b = (np.array(x, float) for x in pair)
     constant = len(set(pair[0])) == 1 or len(set(pair[1])) == 1
-    tau, none = _tau(a, b)
-    assert none == constant and _rho(a, b)[1] == constant
+    tau, none = kendall_tau(a, b)
+    assert none == constant and spearman_rho(a, b)[1] == constant
     if constant:
-        assert tau == 0 == _rho(a, b)[0]
+        assert tau == 0 == spearman_rho(a, b)[0]
     else:
         assert (
             abs(tau - stats.kendalltau(a, b, variant="b").statistic) < 1e-12
-            and abs(_rho(a, b)[0] - stats.spearmanr(a, b).statistic) < 1e-12
+            and abs(spearman_rho(a, b)[0] - stats.spearmanr(a, b).statistic) < 1e-12
         )
-    assert (_tau(np.stack([a, b]), np.stack([b, b]))[0] == [_tau(a, b)[0], _tau(b, b)[0]]).all()
+    assert (kendall_tau(np.stack([a, b]), np.stack([b, b]))[0] == [kendall_tau(a, b)[0], kendall_tau(b, b)[0]]).all()
 
 
 def draw(p, n, seed):
@@ -165,7 +166,7 @@ def test_figures_of_a_planted_curve():
     assert math.isnan(FormatCurve("m", "b", {("true", 1, 0, s): planted(0, 1) for s in (0, 1)}).saturation())
     for bad, message in (
         (lambda: c.moved(end=33), "Step 33"),
-        (lambda: c.at("true", 3, 0), "No measurement"),
+        (lambda: c.rows("true", 3, 0), "No measurement"),
         (lambda: c.saturation(n=4), "n=4"),
         (lambda: c.flatness("x"), "metric='x'"),
         (lambda: c.beyond_format(control="random"), "no such answers"),
@@ -185,7 +186,8 @@ def test_a_curve_on_the_lab_is_single_tunings():
     from softprompt_nb.prompts import SoftPrompt
     from softprompt_nb.training.tuning import tune
 
-    lm, b = load_lm("lab-instruct-s"), lab_benchmark("quoted", test=16, train=64)
+    lm = load_lm("lab-instruct-s", dtype="float64")
+    b = lab_benchmark("quoted", test=16, train=64)
     c = format_curve(lm, b, (0, 4, 12), (2, 10), ("true", "shuffled"), progress=False)
     assert (
         set(c.groups()) == {("true", 2), ("true", 10), ("shuffled", 10)}
@@ -200,9 +202,12 @@ def test_a_curve_on_the_lab_is_single_tunings():
         checkpoints=checkpoints_for((0, 4, 12)),
         progress=False,
     )
+    lane = c.runs["shuffled", 10, 0]
+    rounding = 12 * torch.finfo(torch.float32).eps * run.trajectory.abs().max()  # prompts are float32, for 12 steps
+    assert (lane.trajectory - run.trajectory).abs().max() <= rounding
     one = format_and_knowledge(lm, prompts_at(run, [12])[12], b)
-    assert (c.at("shuffled", 10, 12)[0] == one.records.formed.to_numpy(float)).mean() > 0.9
-    assert (c.at("true", 10, 0) == c.at("shuffled", 10, 0)).all()
+    assert (c.rows("shuffled", 10, 12)[0] == one.records.formed.to_numpy(float)).mean() > 0.9
+    assert (c.rows("true", 10, 0) == c.rows("shuffled", 10, 0)).all()
     with pytest.raises(ValueError, match="no checkpoint at step 5"):
         prompts_at(run, [5])
     for kw, message in (

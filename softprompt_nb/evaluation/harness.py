@@ -6,7 +6,9 @@
 __all__ = ['insert_prompt', 'place_among', 'harness_model', 'register', 'main']
 
 # %% ../../nbs/evaluation/harness.ipynb #c003
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 from ..lm import FrozenLM
 from ..load import LAB, lab_models
@@ -15,6 +17,12 @@ from ..prompts import SoftPrompt
 import torch
 
 # %% ../../nbs/evaluation/harness.ipynb #c005
+def _put(target, columns, values):
+    "Write (B, k, d) values into the given (B, k) columns of a (B, L, d) target."
+    width = target.shape[-1]
+    target.scatter_(1, columns[..., None].expand(-1, -1, width), values)
+
+
 def insert_prompt(
     embeds: torch.Tensor,  # (B, T, d) embeddings of tokens and padding
     mask: torch.Tensor,  # (B, T) 1 for a real token
@@ -22,25 +30,33 @@ def insert_prompt(
     place: int = 0,  # how many of a row's real tokens stand in front of it
 ) -> tuple:  # (B, n+T, d) embeddings, (B, n+T) mask, (B, n+T) positions, (B, T) where each token went
     "Rows with a prompt at a place among their real tokens; raises ValueError for a row shorter than that."
-    B, T, n = *mask.shape, len(vectors)
+    rows, length = mask.shape
+    n = len(vectors)
     if bool((mask.sum(1) < place).any()):
         raise ValueError(
-            f"A row has fewer than {place} tokens, so the prompt cannot go behind them: use a prompt that was tuned at 'start'."
+            f"A row has fewer than {place} tokens, so the prompt cannot go behind them: "
+            "use a prompt that was tuned at 'start'."
         )
-    first = mask.long().argmax(1)
-    column = torch.arange(T, device=mask.device)[None].expand(B, T)
-    went = column + n * (column >= (first + place)[:, None])
-    out = vectors.to(embeds).expand(B, -1, -1).new_zeros(B, T + n, embeds.shape[-1])
-    full = torch.zeros(B, T + n, dtype=torch.long, device=mask.device)
-    out.scatter_(1, went[..., None].expand(-1, -1, out.shape[-1]), embeds)
-    full.scatter_(1, went, mask.long())
-    here = (first + place)[:, None] + torch.arange(n, device=mask.device)
-    out.scatter_(1, here[..., None].expand(-1, -1, out.shape[-1]), vectors.to(embeds).expand(B, -1, -1))
-    full.scatter_(1, here, 1)
-    return out, full, (full.cumsum(1) - 1).clamp(min=0), went
+    first_real = mask.long().argmax(1)
+    start = (first_real + place)[:, None]  # the prompt's first column
+    column = torch.arange(length, device=mask.device)[None].expand(rows, length)
+    went = column + n * (column >= start)
+    prompt_columns = start + torch.arange(n, device=mask.device)
+    prompt = vectors.to(embeds).expand(rows, -1, -1)
+    longer = prompt.new_zeros(rows, length + n, embeds.shape[-1])
+    _put(longer, went, embeds)
+    _put(longer, prompt_columns, prompt)
+    longer_mask = torch.zeros(rows, length + n, dtype=torch.long, device=mask.device)
+    longer_mask.scatter_(1, went, mask.long())
+    longer_mask.scatter_(1, prompt_columns, 1)
+    positions = (longer_mask.cumsum(1) - 1).clamp(min=0)
+    return longer, longer_mask, positions, went
 
 # %% ../../nbs/evaluation/harness.ipynb #c009
-def place_among(at, bos=False) -> int:  # a prompt's place; do rows begin with a beginning-of-text token?
+def place_among(
+    at: str | int,  # a prompt's place, see `SoftPrompt`
+    bos: bool = False,  # do rows begin with a beginning-of-text token?
+) -> int:
     "How many tokens stand in front of a prompt; raises ValueError for a place that cannot be told from tokens alone."
     if at == "start":
         return 0
@@ -49,56 +65,58 @@ def place_among(at, bos=False) -> int:  # a prompt's place; do rows begin with a
     if isinstance(at, int) and not isinstance(at, bool):
         return at
     raise ValueError(
-        f"The prompt's place is {at!r}, which the harness cannot know from a row's tokens: use a prompt that was tuned at 'start', 'after_bos' or an index."
+        f"The prompt's place is {at!r}, which the harness cannot know from a row's tokens: "
+        "use a prompt that was tuned at 'start', 'after_bos' or an index."
     )
 
+# %% ../../nbs/evaluation/harness.ipynb #n567390f
+@contextmanager
+def _inference(model):
+    "No gradients, and the precision that the harness was told to run in."
+    dtype = model.mixed_precision_dtype
+    with torch.no_grad(), torch.autocast(model.device.type, dtype, enabled=dtype is not None):
+        yield
 
-def _call(self, inps, attn_mask=None, labels=None):
+
+def _with_prompt(model, ids, mask):
+    "`insert_prompt` for rows of token ids, padded or not."
+    place = model.place(ids[mask.sum(1).argmax()][None])  # the longest row has no padding in front of its first token
+    embeds = model.model.get_input_embeddings()(ids)
+    return insert_prompt(embeds, mask, model.softprompt, place)
+
+
+def _logits(model, ids):
     "Logits of the tokens, the prompt's own cut out."
-    if self.softprompt is None:
-        return self.hf_call(inps, attn_mask, labels)
-    with (
-        torch.no_grad(),
-        torch.autocast(self.device.type, self.mixed_precision_dtype, enabled=self.mixed_precision_dtype is not None),
-    ):
-        x, mask, position, went = insert_prompt(
-            self.model.get_input_embeddings()(inps), torch.ones_like(inps), self.softprompt, self.place(inps)
-        )
-        z = self.model(inputs_embeds=x, attention_mask=mask, position_ids=position).logits
-    return z.gather(1, went[..., None].expand(-1, -1, z.shape[-1]))
+    with _inference(model):
+        embeds, mask, positions, went = _with_prompt(model, ids, torch.ones_like(ids))
+        logits = model.model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).logits
+    vocabulary = logits.shape[-1]
+    return logits.gather(1, went[..., None].expand(-1, -1, vocabulary))
 
 
-def _generate(self, context, max_length, stop, attention_mask=None, **kw):
+def _continued(model, context, max_length, stop, attention_mask, options):
     "Context and continuation, as the harness expects them."
-    if self.softprompt is None:
-        return self.hf_generate(context, max_length, stop, attention_mask=attention_mask, **kw)
     from lm_eval.models.utils_hf import stop_sequences_criteria
 
-    if kw.get("temperature", 0.0) == 0.0 and not kw.get("do_sample"):
-        kw = {k: v for k, v in kw.items() if k != "temperature"} | dict(do_sample=False)
-    mask = torch.ones_like(context) if attention_mask is None else attention_mask
-    x, mask, _, _ = insert_prompt(
-        self.model.get_input_embeddings()(context),
-        mask,
-        self.softprompt,
-        self.place(context[mask.sum(1).argmax()][None]),
-    )
-    with (
-        torch.no_grad(),
-        torch.autocast(self.device.type, self.mixed_precision_dtype, enabled=self.mixed_precision_dtype is not None),
-    ):
-        new = self.model.generate(
-            inputs_embeds=x,
+    if options.get("temperature", 0.0) == 0.0 and not options.get("do_sample"):
+        options = {name: value for name, value in options.items() if name != "temperature"}
+        options["do_sample"] = False
+    if attention_mask is None:
+        attention_mask = torch.ones_like(context)
+    embeds, mask, _, _ = _with_prompt(model, context, attention_mask)
+    with _inference(model):
+        new = model.model.generate(
+            inputs_embeds=embeds,
             attention_mask=mask,
             max_new_tokens=max(1, max_length - context.shape[1]),
-            stopping_criteria=stop_sequences_criteria(self.tokenizer, stop, 0, len(context)),
-            pad_token_id=self.tokenizer.pad_token_id,
+            stopping_criteria=stop_sequences_criteria(model.tokenizer, stop, 0, len(context)),
+            pad_token_id=model.tokenizer.pad_token_id,
             use_cache=True,
-            **kw,
+            **options,
         )
     return torch.cat([context, new], 1)
 
-# %% ../../nbs/evaluation/harness.ipynb #c010
+
 def _folder(pretrained):
     "The folder of a lab model; anything else as it is."
     if not isinstance(pretrained, str) or not pretrained.startswith("lab-"):
@@ -109,9 +127,9 @@ def _folder(pretrained):
 
     return str(lab_model(pretrained))
 
-
+# %% ../../nbs/evaluation/harness.ipynb #c010
 @cache
-def harness_model():
+def harness_model() -> type:
     "The class that the harness gets; raises ImportError with what to install."
     try:
         from lm_eval.models.huggingface import HFLM
@@ -121,41 +139,48 @@ def harness_model():
     class SoftPromptLM(HFLM):
         "A Hugging Face model behind a saved soft prompt; raises ValueError for a model that is not causal."
 
-        def __init__(self, pretrained="lab-instruct-s", softprompt=None, tokenizer=None, **kw):
+        def __init__(
+            self,
+            pretrained: Any = "lab-instruct-s",  # a model of the lab, a folder, a name on the hub, or the model itself
+            softprompt: str | SoftPrompt | None = None,  # where it was saved, or the prompt; None for the model alone
+            tokenizer: Any = None,  # the model's, where `pretrained` is the model itself
+            **options,  # more arguments of the harness's `hf` model
+        ):
             if not torch.cuda.is_available():
-                kw = (
-                    dict(dtype="float32", device="cpu") | kw
-                )  # half precision, as the lab's weights are stored, is slow and coarse on a CPU
-            super().__init__(pretrained=_folder(pretrained), tokenizer=tokenizer, **kw)
+                # half precision, as the lab's weights are stored, is slow and coarse on a CPU
+                options = dict(dtype="float32", device="cpu") | options
+            super().__init__(pretrained=_folder(pretrained), tokenizer=tokenizer, **options)
             if self.backend != "causal":
                 raise ValueError(f"{pretrained!r} is no causal language model, so no soft prompt fits it.")
-            p = (
-                SoftPrompt.load(softprompt, FrozenLM(self.model, self.tokenizer, str(pretrained)))
-                if isinstance(softprompt, str)
-                else softprompt
-            )
-            self.at, self.softprompt = ("start", None) if p is None else (p.at, p.vectors.to(self.device))
+            if isinstance(softprompt, str):
+                lm = FrozenLM(self.model, self.tokenizer, str(pretrained))
+                softprompt = SoftPrompt.load(softprompt, lm)
+            self.at = "start" if softprompt is None else softprompt.at
+            self.softprompt = None if softprompt is None else softprompt.vectors.to(self.device)
             place_among(self.at)
 
-        def place(self, ids):
+        def place(self, ids: torch.Tensor) -> int:
             return place_among(self.at, ids[0, 0].item() == self.tokenizer.bos_token_id)
 
         @property
-        def max_length(self):
-            return super().max_length - (0 if getattr(self, "softprompt", None) is None else len(self.softprompt))
+        def max_length(self) -> int:
+            prompt = getattr(self, "softprompt", None)
+            return super().max_length - (0 if prompt is None else len(prompt))
 
-        def hf_call(self, *args):
-            return super()._model_call(*args)
+        def _model_call(self, inps, attn_mask=None, labels=None):
+            if self.softprompt is None:
+                return super()._model_call(inps, attn_mask, labels)
+            return _logits(self, inps)
 
-        def hf_generate(self, *args, **kw):
-            return super()._model_generate(*args, **kw)
-
-        _model_call, _model_generate = _call, _generate
+        def _model_generate(self, context, max_length, stop, attention_mask=None, **options):
+            if self.softprompt is None:
+                return super()._model_generate(context, max_length, stop, attention_mask=attention_mask, **options)
+            return _continued(self, context, max_length, stop, attention_mask, options)
 
     return SoftPromptLM
 
 # %% ../../nbs/evaluation/harness.ipynb #c011
-def register():
+def register() -> type:
     "Make `softprompt` a model of the harness in this process; harmless when called again."
     from lm_eval.api.registry import model_registry, register_model
 
@@ -165,7 +190,7 @@ def register():
     return cls
 
 
-def main():
+def main() -> None:
     "The harness's command line, with the model `softprompt`."
     register()
     from lm_eval.__main__ import cli_evaluate

@@ -20,8 +20,8 @@ from ..patching import patch
 from ..prompts import SoftPrompt
 from ..training.many import lanes_that_fit
 from ..training.pool import Pool
-from ..training.tuning import Run, TuningDiverged, result, tune
 from ..training.step import Settings, Tuning, prepare
+from ..training.tuning import Run, TuningDiverged, result, tune
 
 import torch
 

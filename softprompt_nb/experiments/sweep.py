@@ -24,7 +24,7 @@ from typing import Any
 from .runs import RunStore, StoreError, attempt, content_hash
 from ..measure import plural
 from ..patching import patch
-from ..training.callbacks import in_notebook, clock
+from ..training.callbacks import clock, in_notebook
 
 import pandas as pd
 import torch

@@ -18,10 +18,12 @@ from ..evaluation.formats.curve import FormatCurve, bits_of, checkpoints_for, pr
 from ..evaluation.formats.knowledge import PARTS, Shots, format_and_knowledge, gap_parts
 from ..evaluation.formats.lab_benchmarks import LAB_BENCHMARKS, lab_benchmark
 from ..evaluation.formats.ranking import agreement_difference, rank_agreement
-from ..experiments.runs import Result, RunStore
+from ..experiments.runs import Result, RunStore, Work
 from ..files import write_file
 from ..lab.recipes import RECIPES
-from ..load import load_lm
+from ..lm import FrozenLM
+from ..load import cached_lm
+from ..patching import patch
 from ..prompts import SoftPrompt
 from ..training.tuning import tune
 
@@ -36,29 +38,23 @@ def named_benchmark(
     seed: int = 0,  # which
 ) -> Benchmark:
     "A benchmark by a name that can stand in a configuration; raises ValueError for an unknown one."
-    return (
-        lab_benchmark(name.removeprefix("lab:"), test, train, seed)
-        if name.startswith("lab:")
-        else load_benchmark(name, test=test, train=train, seed=seed)
-    )
+    if name.startswith("lab:"):
+        return lab_benchmark(name.removeprefix("lab:"), test, train, seed)
+    return load_benchmark(name, test=test, train=train, seed=seed)
 
 
-@lru_cache(maxsize=2)
-def _model(name, dtype, device):
-    return load_lm(name, device=device, dtype=dtype)
-
-
-@lru_cache(maxsize=16)
-def _benchmark(*args):
-    return named_benchmark(*args)
+_cached_benchmark = lru_cache(maxsize=16)(named_benchmark)
 
 # %% ../../nbs/studies/format.ipynb #c006
 WAYS = ("bare", "instruction", "shots", "soft")
 
 
-@dataclass(frozen=True)
-class _Fields:
-    "What decides a cell's numbers."
+@dataclass(frozen=True, repr=False)
+class FormatConfig:
+    """A model that is asked a benchmark in one way.
+
+    Raises ValueError for an unknown way, or steps that leave nothing to tune. A tuning that is interrupted raises
+    KeyboardInterrupt, and goes on from its state when it is started again."""
 
     model: str = "lab-base-s"  # a name for `load_lm`
     benchmark: str = "lab:word"  # a name for `named_benchmark`
@@ -76,102 +72,128 @@ class _Fields:
     data_seed: int = 0  # which items
     normalize: str | None = None  # of the options' scores
     dtype: str | None = None  # of the model
-    device: str | None = field(
-        default=None, compare=False
-    )  # where it runs; this and the next are no part of the run's name
+    device: str | None = field(default=None, compare=False)  # where it runs: no part of the run's name, as the next
     eval_batch: int = field(default=256, compare=False)  # items a pass
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.way not in WAYS:
             raise ValueError(f"way={self.way!r}: use one of {', '.join(WAYS)}.")
-        if self.way == "soft" and (not self.steps or max(self.steps) < 1 or min(self.steps) < 0):
+        tunable = self.steps and max(self.steps) >= 1 and min(self.steps) >= 0
+        if self.way == "soft" and not tunable:
             raise ValueError(f"steps={self.steps}: give steps from 0 on, with at least one above 0.")
 
+    def __repr__(self) -> str:
+        shown = []
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if value != part.default:
+                shown.append(f"{part.name}={value!r:.60}")
+        return f"FormatConfig({', '.join(shown)})"
+
 # %% ../../nbs/studies/format.ipynb #c007
-@dataclass(frozen=True, repr=False)
-class FormatConfig(_Fields):
-    "A model that is asked a benchmark in one way; an interrupted tuning raises KeyboardInterrupt."
+@patch
+def tuned(
+    self: FormatConfig,
+    lm: FrozenLM,  # the model
+    benchmark: Benchmark,  # with training items
+    work: Work,  # where the tuning keeps its state
+) -> tuple:  # step -> prompt, and the `Run`
+    "Tune a prompt; raises KeyboardInterrupt where that is interrupted."
+    text = benchmark.instruction if self.how == "text" else None
+    start = SoftPrompt.init(lm, self.n, self.how, self.seed, text)
+    run = tune(
+        lm,
+        start,
+        benchmark.examples(answers=self.answers, seed=self.seed),
+        steps=max(self.steps),
+        batch_size=self.batch_size,
+        lr=self.lr,
+        seed=self.seed,
+        checkpoints=checkpoints_for(self.steps),
+        progress=False,
+        state=work.folder / "state.safetensors",
+    )
+    if run.record["outcome"] == "interrupted":
+        raise KeyboardInterrupt  # it goes on from its state when it is started again
+    return prompts_at(run, sorted(set(self.steps))), run
 
-    def __repr__(self):
-        return f"FormatConfig({', '.join(f'{f.name}={v!r:.60}' for f in fields(self) if (v := getattr(self, f.name)) != f.default)})"
+# %% ../../nbs/studies/format.ipynb #nd157976
+def _metrics(report):
+    return {part: getattr(report, part) for part in PARTS}
 
-    def tuned(self, lm, b, work):
-        "Step -> prompt, and the `Run`."
-        start = SoftPrompt.init(lm, self.n, self.how, self.seed, b.instruction if self.how == "text" else None)
-        run = tune(
-            lm,
-            start,
-            b.examples(answers=self.answers, seed=self.seed),
-            steps=max(self.steps),
-            batch_size=self.batch_size,
-            lr=self.lr,
-            seed=self.seed,
-            checkpoints=checkpoints_for(self.steps),
-            progress=False,
-            state=work.folder / "state.safetensors",
-        )
-        if run.record["outcome"] == "interrupted":
-            raise KeyboardInterrupt  # it goes on from its state when it is started again
-        return prompts_at(run, sorted(set(self.steps))), run
 
-    def run(self, work):
-        "Ask once, or tune and ask at each step."
-        lm, b = (
-            _model(self.model, self.dtype, self.device),
-            _benchmark(self.benchmark, self.test, self.train, self.data_seed),
+def _history(reports):
+    "A row of plain numbers for each step."
+    rows = []
+    for step, report in reports.items():
+        values = {part: float(value) for part, value in _metrics(report).items()}
+        rows.append(dict(step=step) | values)
+    return pd.DataFrame(rows)
+
+
+@patch
+def run(
+    self: FormatConfig,
+    work: Work,  # where partial state is kept
+) -> Result:
+    "Ask once, or tune and ask at each step."
+    lm = cached_lm(self.model, self.device, self.dtype)
+    benchmark = _cached_benchmark(self.benchmark, self.test, self.train, self.data_seed)
+    tuning = None
+    if self.way == "soft":
+        prompts, tuning = self.tuned(lm, benchmark, work)
+    else:
+        shots = Shots(self.shots, self.seed)
+        prompts = {0: dict(bare=None, instruction=benchmark.instruction, shots=shots)[self.way]}
+    reports = {}
+    for step, prompt in prompts.items():
+        reports[step] = format_and_knowledge(
+            lm, prompt, benchmark, normalize=self.normalize, batch_size=self.eval_batch
         )
-        ask = lambda prompt: format_and_knowledge(lm, prompt, b, normalize=self.normalize, batch_size=self.eval_batch)
-        prompts, run = (
-            self.tuned(lm, b, work)
-            if self.way == "soft"
-            else ({0: dict(bare=None, instruction=b.instruction, shots=Shots(self.shots, self.seed))[self.way]}, None)
-        )
-        reports = {s: ask(p) for s, p in prompts.items()}
-        last, history = (
-            reports[max(reports)],
-            pd.DataFrame([dict(step=s) | {m: float(getattr(r, m)) for m in PARTS} for s, r in reports.items()]),
-        )
-        metrics = {m: getattr(last, m) for m in PARTS} | dict(relaxed=last.relaxed, chance=last.chance)
-        info = dict(
-            steps=list(reports),
-            questions=last.records.question.tolist(),
-            replies=last.records.reply.tolist(),
-            loading=b.report,
-            tuning=run.record if run else None,
-        )
-        return Result(
-            metrics,
-            history,
-            run.prompt if run else None,
-            dict(bits=np.stack([bits_of(r) for r in reports.values()]).astype(np.uint8)),
-            info,
-        )
+    last = reports[max(reports)]
+    bits = np.stack([bits_of(report) for report in reports.values()])
+    info = dict(
+        steps=list(reports),
+        questions=last.records.question.tolist(),
+        replies=last.records.reply.tolist(),
+        loading=benchmark.report,
+        tuning=tuning.record if tuning else None,
+    )
+    return Result(
+        _metrics(last) | dict(relaxed=last.relaxed, chance=last.chance),
+        _history(reports),
+        tuning.prompt if tuning else None,
+        dict(bits=bits.astype(np.uint8)),
+        info,
+    )
 
 # %% ../../nbs/studies/format.ipynb #c011
-LAB_PAIRS = {n: n.replace("base", "instruct", 1) for n in RECIPES if n.startswith("lab-base-")}
+LAB_PAIRS = {name: name.replace("base", "instruct", 1) for name in RECIPES if name.startswith("lab-base-")}
 CURVE = (0, 20, 80)
 
 
 def study_configs(
     pairs: dict = LAB_PAIRS,  # base model -> its post-trained version
-    benchmarks: Sequence[str] = tuple(f"lab:{f}" for f in LAB_BENCHMARKS),  # names for `named_benchmark`
+    benchmarks: Sequence[str] = tuple(f"lab:{form}" for form in LAB_BENCHMARKS),  # names for `named_benchmark`
     steps: Sequence[int] = CURVE,  # where soft prompts are measured; controls before the first and after the last alone
     controls: Sequence[str] = ("shuffled",),  # more kinds of answers to tune base models on
-    **kw,  # more fields of `FormatConfig`, for all cells
+    **options,  # more fields of `FormatConfig`, for all cells
 ) -> list:  # of `FormatConfig`
     "All cells of a study, the cheap ones first."
-    cell = lambda m, b, way, **more: FormatConfig(
-        m, b, way, **({k: v for k, v in kw.items() if k != "shots" or way == "shots"} | more)
-    )
-    plain = [cell(m, b, way) for m in pairs for b in benchmarks for way in ("bare", "instruction", "shots")] + [
-        cell(m, b, "instruction") for m in pairs.values() for b in benchmarks
-    ]
-    return plain + [
-        cell(m, b, "soft", steps=tuple(steps) if a == "true" else (0, max(steps)), answers=a)
-        for a in ("true", *controls)
-        for m in pairs
-        for b in benchmarks
-    ]
+    common = {name: value for name, value in options.items() if name != "shots"}
+    cells = []
+    for model in pairs:
+        for benchmark in benchmarks:
+            cells.append(FormatConfig(model, benchmark, "bare", **common))
+            cells.append(FormatConfig(model, benchmark, "instruction", **common))
+            cells.append(FormatConfig(model, benchmark, "shots", **options))
+    for model in pairs.values():
+        cells += [FormatConfig(model, benchmark, "instruction", **common) for benchmark in benchmarks]
+    for answers in ("true", *controls):
+        soft = dict(common, answers=answers, steps=tuple(steps) if answers == "true" else (0, max(steps)))
+        for model in pairs:
+            cells += [FormatConfig(model, benchmark, "soft", **soft) for benchmark in benchmarks]
+    return cells
 
 
 PAPER_PAIRS = {
@@ -186,14 +208,14 @@ PAPER_PAIRS = {
 PAPER_BENCHMARKS = ("arc_easy", "arc_challenge", "openbookqa", "commonsense_qa", "boolq", "sciq", "mmlu")
 
 
-def paper_configs(**kw) -> list:  # of `FormatConfig`
-    "The paper's size of study: ten vectors, eighty steps of eight, 640 items. Its models and data sets are not public; these are of the families that it names and of the kind that it uses."
-    return study_configs(
-        PAPER_PAIRS,
-        PAPER_BENCHMARKS,
-        (0, 10, 20, 40, 80),
-        **(dict(n=10, train=640, batch_size=8, test=500, shots=5, dtype="bfloat16", eval_batch=32) | kw),
-    )
+def paper_configs(
+    **options,  # more fields of `FormatConfig`, for all cells
+) -> list:  # of `FormatConfig`
+    """The paper's size of study: ten vectors, eighty steps of eight, 640 items.
+
+    Its models and data sets are not public; these are of the families that it names and of the kind that it uses."""
+    size = dict(n=10, train=640, batch_size=8, test=500, shots=5, dtype="bfloat16", eval_batch=32)
+    return study_configs(PAPER_PAIRS, PAPER_BENCHMARKS, (0, 10, 20, 40, 80), **(size | options))
 
 # %% ../../nbs/studies/format.ipynb #c014
 @dataclass(repr=False)
@@ -201,116 +223,165 @@ class FormatStudy:
     "Zeros and ones of every cell, and what follows from them."
 
     pairs: dict  # base model -> its post-trained version
-    cells: list  # of dicts: model, benchmark, way, answers, n, steps, bits (steps, 3, items)
+    cells: list  # of dicts: model, benchmark, way, answers, n, seed, shots, steps, bits (steps, 3, items)
 
     @property
-    def models(self):
-        return [m for m in self.pairs if any(c["model"] == m for c in self.cells)]
+    def models(self) -> list:
+        "Base models with a cell that is done."
+        done = {cell["model"] for cell in self.cells}
+        return [model for model in self.pairs if model in done]
 
     @property
-    def benchmarks(self):
-        return list(dict.fromkeys(c["benchmark"] for c in self.cells))
+    def benchmarks(self) -> list:
+        "Benchmarks, in the order of the cells."
+        return list(dict.fromkeys(cell["benchmark"] for cell in self.cells))
 
-    def __repr__(self):
-        return f"FormatStudy({len(self.cells)} cells: {len(self.models)} base models, {len(self.benchmarks)} benchmarks, {self.cells[0]['bits'].shape[-1]} items each)"
+    def __repr__(self) -> str:
+        items = self.cells[0]["bits"].shape[-1]
+        return (
+            f"FormatStudy({len(self.cells)} cells: {len(self.models)} base models, "
+            f"{len(self.benchmarks)} benchmarks, {items} items each)"
+        )
 
 # %% ../../nbs/studies/format.ipynb #c015
-def _from_store(
-    cls,
+_OF_A_CELL = ("model", "benchmark", "way", "answers", "n", "seed", "shots")
+
+
+@patch(cls_method=True)
+def from_store(
+    cls: FormatStudy,
     store: RunStore,  # of the runs
-    configs: Sequence,  # the study's cells, see `study_configs`
+    configs: Sequence[FormatConfig],  # the study's cells, see `study_configs`
     pairs: dict = LAB_PAIRS,  # base model -> its post-trained version
-):
+) -> FormatStudy:
     "The cells that are done; raises ValueError where none is."
     cells = []
-    for c in configs:
-        if c in store:
-            r = store[c]
-            cells.append(
-                {k: getattr(c, k) for k in ("model", "benchmark", "way", "answers", "n", "seed", "shots")}
-                | dict(steps=list(r.info["steps"]), bits=r.arrays["bits"].numpy().astype(bool))
-            )
+    for config in configs:
+        if config not in store:
+            continue
+        record = store[config]
+        cell = {name: getattr(config, name) for name in _OF_A_CELL}
+        cell["steps"] = list(record.info["steps"])
+        cell["bits"] = record.arrays["bits"].numpy().astype(bool)
+        cells.append(cell)
     if not cells:
         raise ValueError("None of these configurations has a record yet: run sweep(configs, store) first.")
     return cls(pairs, cells)
 
+# %% ../../nbs/studies/format.ipynb #nbeb1a11
+def _as_digits(bits):
+    "A text of digits for each row of zeros and ones, all steps one after another."
+    return ["".join("01"[int(bit)] for bit in row) for step in bits for row in step]
 
-def _save(
-    self,
+
+def _from_digits(rows, steps):
+    "(steps, 3, items) truth values of such texts."
+    bits = [[digit == "1" for digit in row] for row in rows]
+    return np.array(bits).reshape(len(steps), 3, -1)
+
+
+@patch
+def save(
+    self: FormatStudy,
     path: str | Path,  # the file; one that exists is replaced
 ) -> Path:  # the file
     "Write the study as JSON, a digit for each item."
-    text = lambda bits: ["".join("01"[int(x)] for x in row) for step in bits for row in step]
-    return write_file(
-        path, json.dumps(dict(pairs=self.pairs, cells=[c | dict(bits=text(c["bits"])) for c in self.cells]), indent=0)
-    )
+    cells = [cell | dict(bits=_as_digits(cell["bits"])) for cell in self.cells]
+    return write_file(path, json.dumps(dict(pairs=self.pairs, cells=cells), indent=0))
 
 
-def _load(
-    cls,
+@patch(cls_method=True)
+def load(
+    cls: FormatStudy,
     path: str | Path,  # a file that `save` wrote
-):
+) -> FormatStudy:
     "What `save` wrote; raises ValueError for anything else."
     try:
-        d = json.loads(Path(path).read_text(encoding="utf-8"))
-        cells = [
-            c | dict(bits=np.array([[x == "1" for x in row] for row in c["bits"]]).reshape(len(c["steps"]), 3, -1))
-            for c in d["cells"]
-        ]
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        cells = [cell | dict(bits=_from_digits(cell["bits"], cell["steps"])) for cell in found["cells"]]
+        pairs = found["pairs"]
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(
             f"{str(path)!r} is no saved study ({type(e).__name__}: {e}): give a file that FormatStudy.save wrote."
         ) from e
-    return cls(d["pairs"], cells)
-
-
-FormatStudy.from_store, FormatStudy.save, FormatStudy.load = classmethod(_from_store), _save, classmethod(_load)
+    return cls(pairs, cells)
 
 # %% ../../nbs/studies/format.ipynb #c016
-def _cell(self, model, benchmark, way, answers="true"):
+@patch
+def cell(
+    self: FormatStudy,
+    model: str,  # base or post-trained
+    benchmark: str,  # its name
+    way: str,  # one of `WAYS`
+    answers: str = "true",  # of way "soft"
+) -> dict | None:
     "A cell, or None where it is not done."
-    return next(
-        (
-            c
-            for c in self.cells
-            if (c["model"], c["benchmark"], c["way"]) == (model, benchmark, way)
-            and (way != "soft" or c["answers"] == answers)
-        ),
-        None,
-    )
+    for found in self.cells:
+        same = (found["model"], found["benchmark"], found["way"]) == (model, benchmark, way)
+        if same and (way != "soft" or found["answers"] == answers):
+            return found
+    return None
 
 
-def _bits(self, model, benchmark, way, answers="true", step=None):
-    "(3, items) of a cell: formed, right, known; None where it is not done."
-    c = self.cell(model, benchmark, way, answers)
-    return None if c is None else c["bits"][-1 if step is None else c["steps"].index(step)]
+@patch
+def bits(
+    self: FormatStudy,
+    model: str,  # base or post-trained
+    benchmark: str,  # its name
+    way: str,  # one of `WAYS`
+    answers: str = "true",  # of way "soft"
+    step: int | None = None,  # None for the last
+) -> np.ndarray | None:  # (3, items)
+    "Formed, right and known of a cell; None where it is not done."
+    found = self.cell(model, benchmark, way, answers)
+    if found is None:
+        return None
+    return found["bits"][-1 if step is None else found["steps"].index(step)]
 
-
-def _grid(self, metric="ACC", way="soft", answers="true", step=None, post=False):
-    "A metric of every model (or every post-trained one) on every benchmark."
+# %% ../../nbs/studies/format.ipynb #nfdb0e62
+@patch
+def grid(
+    self: FormatStudy,
+    metric: str = "ACC",  # one of `PARTS`
+    way: str = "soft",  # one of `WAYS`
+    answers: str = "true",  # of way "soft"
+    step: int | None = None,  # None for the last
+    post: bool = False,  # of the post-trained versions?
+) -> pd.DataFrame:
+    "A metric of every model (or every post-trained one) on every benchmark; raises ValueError for an unknown metric."
     if metric not in PARTS:
         raise ValueError(f"metric={metric!r}: use one of {', '.join(PARTS)}.")
-    rows = {
-        self.pairs[m] if post else m: {
-            b: np.nan
-            if (x := self.bits(self.pairs[m] if post else m, b, way, answers, step)) is None
-            else float(gap_parts(*x)[metric])
-            for b in self.benchmarks
-        }
-        for m in self.models
-    }
-    return pd.DataFrame(rows).T.rename(columns=lambda b: b.removeprefix("lab:"))
+    rows = {}
+    for base in self.models:
+        model = self.pairs[base] if post else base
+        rows[model] = {}
+        for benchmark in self.benchmarks:
+            found = self.bits(model, benchmark, way, answers, step)
+            value = np.nan if found is None else float(gap_parts(*found)[metric])
+            rows[model][benchmark.removeprefix("lab:")] = value
+    return pd.DataFrame(rows).T
 
 
-def _scores(self, way="soft", metric="ACC", post=False, models=None, benchmarks=None):
-    "{benchmark: {base model: zeros and ones}} for `rank_agreement`: ACC, FF or KA_star of base models, or of their post-trained versions under the base models' names."
-    row = dict(FF=0, ACC=1, KA_star=2)
-    if metric not in row:
-        raise ValueError(f"metric={metric!r}: use {', '.join(row)}.")
-    return {b: {m: self.bits(self.pairs[m] if post else m, b, way)[row[metric]] for m in models} for b in benchmarks}
-
-
-FormatStudy.cell, FormatStudy.bits, FormatStudy.grid, FormatStudy.scores = _cell, _bits, _grid, _scores
+@patch
+def scores(
+    self: FormatStudy,
+    way: str = "soft",  # one of `WAYS`
+    metric: str = "ACC",  # "ACC", "FF" or "KA_star"
+    post: bool = False,  # of the post-trained versions, under the base models' names?
+    models: Sequence[str] | None = None,  # base models; None for all
+    benchmarks: Sequence[str] | None = None,  # None for all
+) -> dict:  # {benchmark: {base model: zeros and ones}}
+    "What `rank_agreement` takes; raises ValueError for another metric."
+    rows = dict(FF=0, ACC=1, KA_star=2)
+    if metric not in rows:
+        raise ValueError(f"metric={metric!r}: use {', '.join(rows)}.")
+    row = rows[metric]
+    models = self.models if models is None else models
+    asked = {base: self.pairs[base] if post else base for base in models}
+    found = {}
+    for benchmark in self.benchmarks if benchmarks is None else benchmarks:
+        found[benchmark] = {base: self.bits(model, benchmark, way)[row] for base, model in asked.items()}
+    return found
 
 # %% ../../nbs/studies/format.ipynb #c017
 PREDICTORS = {
@@ -321,45 +392,63 @@ PREDICTORS = {
 }
 
 
-def _agreements(self, draws=1000, benchmarks=None):
-    "How well each way of asking base models predicts the post-trained order: a row for each, with the soft prompt's advantage. Only models of which all cells are done take part; raises ValueError for fewer than 3."
+def _is_whole(study, model, benchmarks):
+    "Are all cells of a model and its post-trained version done that a ranking needs?"
+    post = study.pairs[model]
+    for benchmark in benchmarks:
+        if any(study.bits(model, benchmark, way) is None for way in ("instruction", "shots", "soft")):
+            return False
+        if study.bits(post, benchmark, "instruction") is None:
+            return False
+    return True
+
+
+@patch
+def agreements(
+    self: FormatStudy,
+    draws: int = 1000,  # bootstrap samples of items
+    benchmarks: Sequence[str] | None = None,  # which; None for all
+) -> pd.DataFrame:
+    """How well each way of asking base models predicts the post-trained order, with the soft prompt's advantage.
+
+    Only models of which all cells are done take part; raises ValueError for fewer than 3."""
     names = benchmarks or self.benchmarks
-    whole = [
-        m
-        for m in self.models
-        if all(self.bits(m, b, w) is not None for b in names for w in ("instruction", "shots", "soft"))
-        and all(self.bits(self.pairs[m], b, "instruction") is not None for b in names)
-    ]
+    whole = [model for model in self.models if _is_whole(self, model, names)]
     if len(whole) < 3:
         raise ValueError(
-            f"{len(whole)} models have all their cells done, and a ranking needs at least 3: run the rest of the study first."
+            f"{len(whole)} models have all their cells done, and a ranking needs at least 3: "
+            "run the rest of the study first."
         )
-    get = lambda way, metric, post=False: self.scores(way, metric, post, whole, names)
-    post, rows = get("instruction", "ACC", True), {}
+    post = self.scores("instruction", "ACC", True, whole, names)
+    soft = self.scores("soft", "ACC", False, whole, names)
+    rows = {}
     for name, (way, metric) in PREDICTORS.items():
-        a = rank_agreement(get(way, metric), post, draws)
-        gain = None if way == "soft" else agreement_difference(get("soft", "ACC"), get(way, metric), post, draws)
+        base = self.scores(way, metric, False, whole, names)
+        agreement = rank_agreement(base, post, draws)
+        by_benchmark = agreement.table.tau.astype(float).iloc[: len(names)]
         rows[name] = {
-            "tau": a.tau,
-            "rho": a.rho,
-            "same best": a.top1,
-            "tau by benchmark": float(a.table.tau.astype(float).iloc[: len(names)].mean()),
-            "without one model": f"{a.jackknife.min():.2f} to {a.jackknife.max():.2f}",
-            "no order": a.undefined,
-            "soft prompt's advantage": gain,
+            "tau": agreement.tau,
+            "rho": agreement.rho,
+            "same best": agreement.top1,
+            "tau by benchmark": float(by_benchmark.mean()),
+            "without one model": f"{agreement.jackknife.min():.2f} to {agreement.jackknife.max():.2f}",
+            "no order": agreement.undefined,
+            "soft prompt's advantage": None if way == "soft" else agreement_difference(soft, base, post, draws),
         }
     return pd.DataFrame(rows).T
 
-
-def _to_curve(self, model, benchmark):
+# %% ../../nbs/studies/format.ipynb #nc3fa3c6
+@patch
+def curve(
+    self: FormatStudy,
+    model: str,  # a base model
+    benchmark: str,  # its name
+) -> FormatCurve:
     "The cells of one model and benchmark as a `FormatCurve`; raises ValueError where none is done."
-    bits = {
-        (c["answers"], c["n"], c["seed"], s): x
-        for c in self.cells
-        if (c["model"], c["benchmark"], c["way"]) == (model, benchmark, "soft")
-        for s, x in zip(c["steps"], c["bits"])
-    }
+    bits = {}
+    for cell in self.cells:
+        if (cell["model"], cell["benchmark"], cell["way"]) != (model, benchmark, "soft"):
+            continue
+        for step, rows in zip(cell["steps"], cell["bits"]):
+            bits[cell["answers"], cell["n"], cell["seed"], step] = rows
     return FormatCurve(model, benchmark, bits)
-
-
-FormatStudy.agreements, FormatStudy.curve = _agreements, _to_curve

@@ -15,10 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-import pandas as pd
-import torch
-
 from ...conditional import NET_KINDS, ConditionalPrompt
 from ...data import check_lengths
 from ...engine.inference import target_logprobs
@@ -34,6 +30,10 @@ from ...training.pool import Pool
 from ...training.state import data_fingerprint
 from ...training.step import Settings, prepare
 from ...training.tuning import result
+
+import numpy as np
+import pandas as pd
+import torch
 
 # %% ../../../nbs/evaluation/distance/ladder.ipynb #c005
 @dataclass

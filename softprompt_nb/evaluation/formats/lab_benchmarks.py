@@ -9,16 +9,16 @@ __all__ = ['REGULAR', 'LAB_TEMPLATE', 'LAB_BENCHMARKS', 'lab_item', 'lab_format'
 # %% ../../../nbs/evaluation/formats/lab_benchmarks.ipynb #c003
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
 from .benchmarks import Benchmark, load_benchmark
 from .formats import Format, Item, bare, mentioned, said_after
 from ...lab.facts import RELATIONS
+from ...lab.family import Truth
 from ...lab.forms import CLAIMS, FORMS, LETTERS_OF, ask_fact, read_reply
 from ...measure import Measured, mean
-
-import pandas as pd
 
 # %% ../../../nbs/evaluation/formats/lab_benchmarks.ipynb #c004
 REGULAR = {
@@ -30,43 +30,50 @@ REGULAR = {
 LAB_TEMPLATE = "question : {question}\n{options}\n{instruction}\nreply :"
 
 
-def _stem(relation, subject):  # the claim up to its value, which ends it in every relation
-    return CLAIMS[".".join(relation)].split("{v}")[0].format(s=subject).rstrip()
+def _stem(relation, subject):
+    "The claim up to its value, which ends it in every relation."
+    claim = CLAIMS[".".join(relation)]
+    return claim.split("{v}")[0].format(s=subject).rstrip()
 
 
-def _candidates(rng, a):
-    "Values to choose from: those that are listed; two for a claim; else the right one among three others of its relation."
-    if a.options:
-        return a.options
-    others = sorted(set(RELATIONS[a.relation].values()) - {a.answer})
-    some = (
-        [a.claimed if a.claimed not in ("", a.answer) else rng.choice(others)]
-        if a.claimed
-        else rng.sample(others, min(3, len(others)))
-    )
-    return tuple(rng.sample([a.answer, *some], len(some) + 1))
+def _candidates(rng, question):
+    "Values to choose from: those listed; two for a claim; else the right one among three others of its relation."
+    if question.options:
+        return question.options
+    answer = question.answer
+    others = sorted(set(RELATIONS[question.relation].values()) - {answer})
+    if not question.claimed:
+        wrong = rng.sample(others, min(3, len(others)))
+    elif question.claimed == answer:
+        wrong = [rng.choice(others)]
+    else:
+        wrong = [question.claimed]
+    return tuple(rng.sample([answer, *wrong], len(wrong) + 1))
 
 
 def lab_item(
-    relation,  # a key of `RELATIONS`
-    subject,  # one of its subjects
-    form,  # one of `FORMS`
-    seed=0,  # of the phrasing, the claim and the options
+    relation: tuple,  # a key of `RELATIONS`
+    subject: str,  # one of its subjects
+    form: str,  # one of `FORMS`
+    seed: int | str = 0,  # of the phrasing, the claim and the options
 ) -> Item:
     "A fact as an item of a form; raises ValueError for an unknown fact or form."
     rng = random.Random(f"item|{seed}|{relation[1]}|{subject}|{form}")
-    a = ask_fact(rng, relation, subject, form)
+    question = ask_fact(rng, relation, subject, form)
     return Item(
-        a.text,
-        a.answer,
-        _candidates(rng, a),
-        _stem(relation, subject),
-        _stem(relation, "it"),
-        f"{relation[1]}/{subject}",
-        about=a,
+        question.text,
+        question.answer,
+        _candidates(rng, question),
+        stem=_stem(relation, subject),
+        prior=_stem(relation, "it"),
+        key=f"{relation[1]}/{subject}",
+        about=question,
     )
 
 # %% ../../../nbs/evaluation/formats/lab_benchmarks.ipynb #c007
+_CHATTER = {"yes": "yes", "so": "yes", "true": "yes", "no": "no", "not": "no", "false": "no"}
+
+
 def _write(form, item, answer):
     return FORMS[form].write(replace(item.about, answer=answer))
 
@@ -76,62 +83,75 @@ def _read(form, reply, item):
 
 
 def _replies(form, item):
-    return ("yes", "no") if form == "yesno" else tuple(LETTERS_OF[: len(item.options)])
-
-
-_SO = {"yes": "yes", "so": "yes", "true": "yes", "no": "no", "not": "no", "false": "no"}
+    if form == "yesno":
+        return ("yes", "no")
+    return tuple(LETTERS_OF[: len(item.options)])
 
 
 def _lone_letter(reply, letters):
     "The first letter that stands alone; an a in front of a word is an article."
-    found = re.finditer(rf"(?<!\w)([{letters}])(?!\w)(?=(\s+(?!is\b)\w)?)", reply)
-    return next((m[1] for m in found if m[1] != "a" or not m[2]), None)
+    for found in re.finditer(rf"(?<!\w)([{letters}])(?!\w)(?=(\s+(?!is\b)\w)?)", reply):
+        letter, word_behind = found.groups()
+        if letter != "a" or not word_behind:
+            return letter
+    return None
+
+
+def _find_yesno(reply):
+    "The first word that says yes or no."
+    words = reply.replace(",", " ").replace(".", " ").split()
+    return next((_CHATTER[word] for word in words if word in _CHATTER), None)
 
 
 def _find(form, reply, item):
     "What chatter says, without its form."
-    words = reply.replace(",", " ").replace(".", " ").split()
     if form == "yesno":
-        return next((_SO[w] for w in words if w in _SO), None)
-    o = mentioned(said_after(reply) or reply, item.options)
-    if form != "choice":
-        return o or read_reply(form, reply) or bare(said_after(reply) or "") or None
-    return LETTERS_OF[item.options.index(o)] if o else _lone_letter(reply, LETTERS_OF[: len(item.options)])
+        return _find_yesno(reply)
+    after = said_after(reply) or ""
+    option = mentioned(after or reply, item.options)
+    if form == "choice" and option:
+        return LETTERS_OF[item.options.index(option)]
+    if form == "choice":
+        return _lone_letter(reply, LETTERS_OF[: len(item.options)])
+    return option or read_reply(form, reply) or bare(after) or None
 
 
 def lab_format(
-    form,  # one of `FORMS`
+    form: str,  # one of `FORMS`
 ) -> Format:
     "One of the lab's forms as a format; raises ValueError for an unknown one."
     if form not in FORMS:
         raise ValueError(f"unknown form {form!r}: there are {', '.join(FORMS)}.")
-    few = form in ("choice", "yesno")
+    few_replies = form in ("choice", "yesno")
     return Format(
         form,
         FORMS[form].asks[0],
-        partial(_write, form),
-        partial(_read, form),
-        partial(_find, form),
-        partial(_replies, form) if few else None,
+        write=partial(_write, form),
+        strict=partial(_read, form),
+        relaxed=partial(_find, form),
+        replies=partial(_replies, form) if few_replies else None,
         listed=form == "choice",
         letters=LETTERS_OF,
     )
 
 # %% ../../../nbs/evaluation/formats/lab_benchmarks.ipynb #c008
+LAB_BENCHMARKS = tuple(FORMS)
+
+
 def lab_benchmark(
-    form,  # one of `FORMS`
-    test=200,  # items to measure on
-    train=640,  # items to tune on
-    seed=0,  # which facts
-    relations=None,  # keys of `RELATIONS`; None for all but `REGULAR`
+    form: str,  # one of `FORMS`
+    test: int = 200,  # items to measure on
+    train: int = 640,  # items to tune on
+    seed: int | str = 0,  # which facts
+    relations: Iterable[tuple] | None = None,  # keys of `RELATIONS`; None for all but `REGULAR`
 ) -> Benchmark:
     "A benchmark of the lab: facts in a form, no fact on both sides; raises ValueError for an unknown form."
-    fmt = lab_format(form)
-    facts = [(k, s) for k in relations or RELATIONS if relations or k not in REGULAR for s in RELATIONS[k]]
-    items = [lab_item(k, s, form, seed) for k, s in facts]
+    format = lab_format(form)
+    chosen = relations or [relation for relation in RELATIONS if relation not in REGULAR]
+    items = [lab_item(relation, subject, form, seed) for relation in chosen for subject in RELATIONS[relation]]
     return load_benchmark(
         items,
-        fmt,
+        format,
         test=test,
         train=train,
         seed=f"{form}|{seed}",
@@ -141,51 +161,57 @@ def lab_benchmark(
         between="\n",
     )
 
-
-LAB_BENCHMARKS = tuple(FORMS)
-
 # %% ../../../nbs/evaluation/formats/lab_benchmarks.ipynb #c012
 def times_told(
-    benchmark,  # one of the lab's
-    truth,  # the model's, see `lab_truth`
+    benchmark: Benchmark,  # one of the lab's
+    truth: Truth,  # the model's, see `lab_truth`
 ) -> list:  # of each item
     "How often the model was told each item's fact."
-    return [truth.times_told(*i.key.split("/")) for i in benchmark.items]
+    return [truth.times_told(*item.key.split("/")) for item in benchmark.items]
 
 
 def planted_knowledge(
-    benchmark,  # one of the lab's
-    truth,  # the model's, see `lab_truth`
-    at_least=1,  # tellings that make a fact known
+    benchmark: Benchmark,  # one of the lab's
+    truth: Truth,  # the model's, see `lab_truth`
+    at_least: int = 1,  # tellings that make a fact known
 ) -> Measured:
-    "Expected format-free knowledge if told facts are known and others guessed, with a bootstrap interval over items."
-    return mean(
-        [1.0 if n >= at_least else 1 / len(i.options) for n, i in zip(times_told(benchmark, truth), benchmark.items)]
-    )
+    "Expected KA* if told facts are known and others guessed, with a bootstrap interval over items."
+    shares = []
+    for told, item in zip(times_told(benchmark, truth), benchmark.items):
+        shares.append(1.0 if told >= at_least else 1 / len(item.options))
+    return mean(shares)
 
 # %% ../../../nbs/evaluation/formats/lab_benchmarks.ipynb #c015
 def _bands(truth):
     "Fewest tellings of each band of a model's card -> share of its facts that are known and not guessed."
-    t = truth.table("knowledge")
-    return {
-        0 if f == "never" else int(re.match(r"\d+", f)[0]): max(0.0, (s - 1 / 4) / (1 - 1 / 4))
-        for f, s in zip(t.facts, t.share)
-        if f != "told"
-    }
+    table = truth.table("knowledge")
+    bands = {}
+    for facts, share in zip(table.facts, table.share):
+        if facts == "told":  # all bands but "never" together
+            continue
+        fewest = 0 if facts == "never" else int(re.match(r"\d+", facts)[0])
+        bands[fewest] = max(0.0, (share - 1 / 4) / (1 - 1 / 4))
+    return bands
 
 
 def carded_knowledge(
-    benchmark,  # one of the lab's
-    truth,  # the model's, see `lab_truth`
+    benchmark: Benchmark,  # one of the lab's
+    truth: Truth,  # the model's, see `lab_truth`
 ) -> Measured:
-    "Expected format-free knowledge if items are known as often as the card says of facts that were told as often, and others guessed, with a bootstrap interval over items; raises ValueError for a card without such facts."
-    bands, out = _bands(truth), []
-    for n, i in zip(times_told(benchmark, truth), benchmark.items):
-        at = [lo for lo in bands if lo <= n and (lo > 0) == (n > 0)]
-        if not at and n:
+    """Expected KA* by the model's card, with a bootstrap interval over items.
+
+    Items are known as often as the card says of facts that were told as often, and others are guessed.
+    Raises ValueError for a card without such facts."""
+    bands = _bands(truth)
+    shares = []
+    for told, item in zip(times_told(benchmark, truth), benchmark.items):
+        reached = [fewest for fewest in bands if fewest <= told and (fewest > 0) == (told > 0)]
+        if told and not reached:
             raise ValueError(
-                f"The card of {truth.name} says nothing of facts that were told {n} times ({i.key}): measure it again with measure_model."
+                f"The card of {truth.name} says nothing of facts that were told {told} times ({item.key}): "
+                "measure it again with measure_model."
             )
-        p = bands[max(at)] if at else 0.0  # no fact of this world was kept from the model, so there is no band for it
-        out.append(p + (1 - p) / len(i.options))
-    return mean(out)
+        # where no fact of this world was kept from the model, the card has no band for facts never told
+        known = bands[max(reached)] if reached else 0.0
+        shares.append(known + (1 - known) / len(item.options))
+    return mean(shares)

@@ -6,6 +6,8 @@
 __all__ = ['TITLES', 'plot_gaps', 'plot_curves', 'plot_grid']
 
 # %% ../../../nbs/evaluation/formats/pictures.ipynb #c002
+from collections.abc import Sequence
+
 from ...measure import plural
 from ...plots import COLORS, axes, color_of
 
@@ -13,34 +15,42 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 
 # %% ../../../nbs/evaluation/formats/pictures.ipynb #c004
+def _heights(reports, metric):
+    "A metric of each report."
+    return np.array([float(getattr(report, metric)) for report in reports])
+
+
+def _errors(reports, metric):
+    "How far each interval reaches below and above its value: (2, reports)."
+    reach = []
+    for report in reports:
+        measured = getattr(report, metric)
+        value = float(measured)
+        reach.append([max(0.0, value - measured.low), max(0.0, measured.high - value)])
+    return np.array(reach).T
+
+
 def plot_gaps(
-    reports,  # name -> `FormatReport`
-    ax=None,  # where to draw; None for a new figure
-):
+    reports: dict,  # name -> `FormatReport`
+    ax: Axes | None = None,  # where to draw; None for a new figure
+) -> Axes:
     "Accuracy, what is lost for the form, and knowledge, with intervals."
-    ax, x = axes(ax, (min(7, 2.8 + 1.15 * len(reports)), 3)), np.arange(len(reports))
-    r, value = list(reports.values()), lambda k: np.array([float(getattr(v, k)) for v in reports.values()])
-    err = lambda k: (
-        np.array([[max(0.0, float(m) - m.low), max(0.0, m.high - float(m))] for m in (getattr(v, k) for v in r)]).T
-    )
-    ax.bar(
-        x,
-        value("ACC"),
-        0.6,
-        yerr=err("ACC"),
-        color=COLORS["prompt"],
-        error_kw=dict(lw=1, ecolor="#444444"),
-        label="ACC",
-    )
-    ax.bar(
-        x, value("format_loss"), 0.6, bottom=value("ACC"), color=COLORS["model"], alpha=0.45, label="lost for the form"
-    )
-    ax.hlines(value("KA_star"), x - 0.36, x + 0.36, color=COLORS["accent"], lw=2, label="KA*: known, format aside")
-    ax.errorbar(x + 0.2, value("KA_star"), err("KA_star"), fmt="none", lw=1, color=COLORS["accent"])
+    ax = axes(ax, (min(7, 2.8 + 1.15 * len(reports)), 3))
+    x = np.arange(len(reports))
+    each = list(reports.values())
+    acc = _heights(each, "ACC")
+    lost = _heights(each, "format_loss")
+    known = _heights(each, "KA_star")
+    whiskers = dict(lw=1, ecolor="#444444")
+    ax.bar(x, acc, 0.6, yerr=_errors(each, "ACC"), color=COLORS["prompt"], error_kw=whiskers, label="ACC")
+    ax.bar(x, lost, 0.6, bottom=acc, color=COLORS["model"], alpha=0.45, label="lost for the form")
+    ax.hlines(known, x - 0.36, x + 0.36, color=COLORS["accent"], lw=2, label="KA*: known, format aside")
+    ax.errorbar(x + 0.2, known, _errors(each, "KA_star"), fmt="none", lw=1, color=COLORS["accent"])
     ax.set_xticks(x, list(reports))
-    ax.set(ylim=(0, 1.05), ylabel=f"share of {len(r[0].records)} items")
+    ax.set(ylim=(0, 1.05), ylabel=f"share of {len(each[0].records)} items")
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
@@ -48,62 +58,80 @@ def plot_gaps(
 TITLES = dict(FF="FF: in the form", ACC="ACC: right", KA="KA: right, of those", KA_star="KA*: known")
 
 
+def _line_colors(table, by):
+    "A colour for each line: kinds of answers have their own, numbers of vectors a scale."
+    if by == "answers":
+        return {kind: color_of(kind, i) for i, kind in enumerate(table.answers.unique())}
+    sizes = sorted(table[by].unique())
+    return dict(zip(sizes, sns.color_palette("viridis", len(sizes))))
+
+
+def _draw_line(ax, part, metric, steps, color, label):
+    "A metric along evenly spaced steps, with its band."
+    part = part.sort_values("step")
+    x = [steps.index(step) for step in part.step]
+    low = part[f"{metric}_low"].astype(float)
+    high = part[f"{metric}_high"].astype(float)
+    ax.plot(x, part[metric].astype(float), "o-", ms=4, color=color, label=label)
+    ax.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+
+
+def _line_label(name, by):
+    if by == "answers":
+        return f"{name} answers"
+    return f"{name} {plural(name, 'vector')}"
+
+
+def _shares_of(table):
+    "What the shares are shares of, as far as the table says."
+    if "items" not in table:
+        return "share of items"
+    seeds = table.seeds.max()
+    return f"share of {table['items'].iloc[0]} items, {seeds} {plural(seeds, 'seed')}"
+
+
+def _common_legend(axs):
+    "One legend for all panels, at the last: a line that one of them lacks is named too."
+    handles = {}
+    for ax in axs:
+        for handle, label in zip(*ax.get_legend_handles_labels()):
+            handles[label] = handle
+    axs[-1].legend(handles.values(), handles, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+
+# %% ../../../nbs/evaluation/formats/pictures.ipynb #nf4bbc40
 def plot_curves(
-    table,  # of a `FormatCurve`: answers, n, step, and each metric with _low and _high
-    metrics=("FF", "KA_star"),  # one panel each
-    by="answers",  # a line for each of its values: "answers" or "n"
-    lines=None,  # metric -> height of a dashed line, such as the instruction's
-    axs=None,  # where to draw, one axis for each metric; None for a new figure
-):
+    table: pd.DataFrame,  # of a `FormatCurve`: answers, n, step, and each metric with _low and _high
+    metrics: Sequence[str] = ("FF", "KA_star"),  # one panel each
+    by: str = "answers",  # a line for each of its values: "answers" or "n"
+    lines: dict | None = None,  # metric -> height of a dashed line, such as the instruction's
+    axs: Sequence[Axes] | None = None,  # where to draw, one axis for each metric; None for a new figure
+) -> Sequence[Axes]:
     "Metrics along the steps of a tuning."
     if axs is None:
         fig = plt.figure(figsize=(2.9 * len(metrics) + 1.2, 2.8), dpi=100, layout="constrained")
         with sns.axes_style("ticks"):
             axs = np.atleast_1d(fig.subplots(1, len(metrics), sharey=True))
     steps = sorted(table.step.unique())
-    colors = (
-        {a: color_of(a, i) for i, a in enumerate(table.answers.unique())}
-        if by == "answers"
-        else dict(zip(sorted(table[by].unique()), sns.color_palette("viridis", table[by].nunique())))
-    )
-    for ax, m in zip(axs, metrics):
-        for name, t in table.groupby(by, sort=False):
-            t = t.sort_values("step")
-            x = [steps.index(s) for s in t.step]
-            ax.plot(
-                x,
-                t[m].astype(float),
-                "o-",
-                ms=4,
-                color=colors[name],
-                label=f"{name} answers" if by == "answers" else f"{name} vector{'' if name == 1 else 's'}",
-            )
-            ax.fill_between(
-                x, t[f"{m}_low"].astype(float), t[f"{m}_high"].astype(float), color=colors[name], alpha=0.15, lw=0
-            )
-        if lines and m in lines:
-            ax.axhline(lines[m], color=COLORS["instruction"], ls="--", lw=1.5, label="instruction, no prompt")
+    colors = _line_colors(table, by)
+    for ax, metric in zip(axs, metrics):
+        for name, part in table.groupby(by, sort=False):
+            _draw_line(ax, part, metric, steps, colors[name], _line_label(name, by))
+        if lines and metric in lines:
+            ax.axhline(lines[metric], color=COLORS["instruction"], ls="--", lw=1.5, label="instruction, no prompt")
         ax.set_xticks(range(len(steps)), steps)
-        ax.set(xlabel="step", title=TITLES.get(m, m), ylim=(-0.03, 1.03))
+        ax.set(xlabel="step", title=TITLES.get(metric, metric), ylim=(-0.03, 1.03))
         sns.despine(ax=ax)
-    axs[0].set_ylabel(
-        f"share of {table['items'].iloc[0]} items, {table.seeds.max()} {plural(table.seeds.max(), 'seed')}"
-        if "items" in table
-        else "share of items"
-    )
-    known = {
-        l: h for ax in axs for h, l in zip(*ax.get_legend_handles_labels())
-    }  # a line that one panel lacks is named too
-    axs[-1].legend(known.values(), known, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    axs[0].set_ylabel(_shares_of(table))
+    _common_legend(axs)
     return axs
 
 # %% ../../../nbs/evaluation/formats/pictures.ipynb #c011
 def plot_grid(
-    table,  # DataFrame of numbers: models by benchmarks
-    title="",  # what the numbers are
-    ax=None,  # where to draw; None for a new figure
-    span=(0, 1),  # values of the two ends of the colours
-):
+    table: pd.DataFrame,  # of numbers: models by benchmarks
+    title: str = "",  # what the numbers are
+    ax: Axes | None = None,  # where to draw; None for a new figure
+    span: tuple = (0, 1),  # values of the two ends of the colours
+) -> Axes:
     "A number for each model and benchmark, as a heat map."
     ax = axes(ax, (1.9 + 0.62 * table.shape[1], 1 + 0.32 * table.shape[0]))
     sns.heatmap(
