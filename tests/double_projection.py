@@ -1,11 +1,15 @@
-"""PEZ against the variant that projects twice: the vectors are overwritten by their tokens before the gradient, as in the published script for language models, so that nothing smaller than the way to another token adds up.
+"""PEZ against the variant that projects twice.
+
+In the variant the vectors are overwritten by their tokens before the gradient, as in the published script for language
+models, so that nothing smaller than the way to another token adds up.
 
     python tests/double_projection.py [--to nbs/papers/results/interpretable-prompts-pez.json] [--budget 3000]
 
-Every task of the lab that has the items, three seeds. Same items, first prompt, order, budget and validation; AdamW at several rates, as a large one hides the difference."""
+Every task of the lab that has the items, three seeds. Same items, first prompt, order, budget and validation; AdamW at
+several rates, as a large one hides the difference."""
 
 import argparse
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import product
 
 from softprompt_nb.engine.inference import exact_match
@@ -21,11 +25,8 @@ SEARCHED, HELD = 16, 32  # items to search on, and to choose by
 
 def tasks():
     "The tasks of the lab with enough items."
-    return [
-        name
-        for name, t in TASKS.items()
-        if len(t.examples(SEARCHED + HELD, split="train", fewer=True)) == SEARCHED + HELD
-    ]
+    wanted = SEARCHED + HELD
+    return [name for name, task in TASKS.items() if len(task.examples(wanted, split="train", fewer=True)) == wanted]
 
 
 @contextmanager
@@ -45,62 +46,69 @@ def double_projection():
         module.pez_gradient = ours
 
 
-def compare(lm, tasks, seeds, rates, budget, n=5, progress=lambda row: None):
+def drawn(task, seed):
+    "Items to search on and to choose by, and items to measure on."
+    task = lab_task(task)
+    items = task.examples(SEARCHED + HELD, seed=seed, split="train")
+    test = task.examples(None if task.closed else SEARCHED + HELD, seed=seed, split="test")
+    return items, test
+
+
+def nothing(row):
+    "No report."
+
+
+def compare(lm, tasks, seeds, rates, budget, n=5, progress=nothing):
     "A row for each task, seed, rate (over the embedding table's scale) and variant."
     rows = []
     for task, seed, rate, twice in product(tasks, seeds, rates, (False, True)):
-        t = lab_task(task)
-        items, test = (
-            t.examples(k, seed=seed, split=s)
-            for k, s in ((SEARCHED + HELD, "train"), (None if t.closed else SEARCHED + HELD, "test"))
-        )
-        kw = dict(n=n, valid=items[SEARCHED:], steps=10**6, seed=seed, lr=rate * lm.scale, budget=budget)
-        if twice:
-            with double_projection():
-                h = module.pez(lm, items[:SEARCHED], **kw)
-        else:
-            h = module.pez(lm, items[:SEARCHED], **kw)
-        rows.append(
-            dict(
-                task=task,
+        items, test = drawn(task, seed)
+        with double_projection() if twice else nullcontext():
+            hard = module.pez(
+                lm,
+                items[:SEARCHED],
+                n=n,
+                valid=items[SEARCHED:],
+                steps=10**6,
                 seed=seed,
-                rate=rate,
-                method="double projection" if twice else "PEZ",
-                valid_accuracy=float(h.accuracy),
-                valid_loss=float(h.loss),
-                accuracy=float(exact_match(lm, h.soft(lm), test)),
-                changed=float(h.history.changed.mean()),
-                steps=len(h.history),
-                spent=h.record["forwards"] + 3 * h.record["backwards"],
-                text=h.text,
+                lr=rate * lm.scale,
+                budget=budget,
             )
+        row = dict(
+            task=task,
+            seed=seed,
+            rate=rate,
+            method="double projection" if twice else "PEZ",
+            valid_accuracy=float(hard.accuracy),
+            valid_loss=float(hard.loss),
+            accuracy=float(exact_match(lm, hard.soft(lm), test)),
+            changed=float(hard.history.changed.mean()),
+            steps=len(hard.history),
+            spent=hard.record["forwards"] + 3 * hard.record["backwards"],
+            text=hard.text,
         )
-        progress(rows[-1])
+        rows.append(row)
+        progress(row)
     return pd.DataFrame(rows)
 
 
+def show(row):
+    print(row, flush=True)
+
+
 def main():
-    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ap.add_argument("--to", help="a .json file for the table")
-    ap.add_argument("--budget", type=int, default=3000)
-    a = ap.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--to", help="a .json file for the table")
+    parser.add_argument("--budget", type=int, default=3000)
+    given = parser.parse_args()
     from softprompt_nb.files import write_results
 
-    t = compare(
-        load_lm("lab-base-s"),
-        tasks(),
-        (0, 1, 2),
-        (0.3, 1.0, 3.0, 10.0),
-        a.budget,
-        progress=lambda row: print(row, flush=True),
-    )
-    if a.to:
-        write_results(t, a.to)
-    print(
-        t.groupby(["rate", "method"])[["valid_accuracy", "valid_loss", "accuracy", "changed", "steps", "spent"]]
-        .mean()
-        .round(3)
-    )
+    rates = (0.3, 1.0, 3.0, 10.0)
+    table = compare(load_lm("lab-base-s"), tasks(), (0, 1, 2), rates, given.budget, progress=show)
+    if given.to:
+        write_results(table, given.to)
+    columns = ["valid_accuracy", "valid_loss", "accuracy", "changed", "steps", "spent"]
+    print(table.groupby(["rate", "method"])[columns].mean().round(3))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import math
 
 from softprompt_nb.data import Example, encode
+from softprompt_nb.engine.inference import score_options, target_logprobs
 from softprompt_nb.evaluation.interpretability import (
     choose,
     cosine_similarity,
@@ -29,36 +30,48 @@ from hypothesis import strategies as st
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is"), Example("zz top", " q")]
 
 
+# The models here compute in float64; the losses of their targets, about 20 in a mean, come in float32.
+ROUNDING = 20 * 8 * torch.finfo(torch.float32).eps
+
+
+def double(name, **options):
+    return tiny(name, dtype=torch.float64, **options)
+
+
+def logp_behind(lm, prompt, encoded):
+    "Log-probabilities in front of every target token, by the model's own forward pass."
+    inputs = lm.embed_ids(encoded.ids)
+    if prompt is not None:
+        inputs = torch.cat([prompt.vectors, inputs])
+    n_target = len(encoded.ids) - encoded.n_input
+    logits = lm.model(inputs_embeds=inputs[None]).logits[0]
+    return logits[-n_target - 1 : -1].log_softmax(-1)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama"])
 @torch.no_grad()
 def test_divergence_is_a_plain_loop(name):
-    lm = tiny(name)
-    a, b = SoftPrompt.init(lm, 4, seed=1), SoftPrompt.init(lm, 3, seed=2)
-    for p, q in ((a, b), (a, None)):
-        for ex, got in zip(EXAMPLES, divergence(lm, p, q, EXAMPLES, batch_size=3)):
-            e = encode(lm, ex)
-            x = lm.embed(torch.tensor(e.ids))
-            own = [
-                lm.model(inputs_embeds=(x if s is None else torch.cat([s.vectors, x]))[None])
-                .logits[0, -len(e.ids) + e.n_input - 1 : -1]
-                .log_softmax(-1)
-                for s in (p, q)
-            ]
-            want = torch.nn.functional.kl_div(own[1], own[0], reduction="none", log_target=True).sum(-1).mean()
-            assert got == pytest.approx(want.item(), rel=1e-3, abs=1e-5)
+    lm = double(name)
+    one = SoftPrompt.init(lm, 4, seed=1)
+    for other in (SoftPrompt.init(lm, 3, seed=2), None):
+        found = divergence(lm, one, other, EXAMPLES, batch_size=3)
+        for example, got in zip(EXAMPLES, found):
+            encoded = encode(lm, example)
+            logp, logq = (logp_behind(lm, prompt, encoded) for prompt in (one, other))
+            want = torch.nn.functional.kl_div(logq, logp, reduction="none", log_target=True).sum(-1).mean()
+            assert got == pytest.approx(want.item(), rel=1e-9, abs=1e-9)
 
 
 def test_a_prompt_that_is_a_text_is_faithful_to_it():
-    lm = tiny("gpt2")
-    ids = lm.tokenizer("do it")["input_ids"]
-    f = faithfulness(lm, SoftPrompt(lm.embed(torch.tensor(ids))), "do it", EXAMPLES)
-    assert (
-        abs(f.retention - 1) < 1e-6
-        and abs(float(f.kl)) < 1e-6
-        and f.table.kl["random"] > 1e-3
-        and f.table.kl["empty"] > 1e-3
-    )
-    assert list(f.table.index) == ["prompt", "text", "shuffled", "random", "empty"] and f.retention.n == len(EXAMPLES)
+    lm = double("gpt2")
+    faithful = faithfulness(lm, SoftPrompt(lm.embed_ids(lm.token_ids("do it"))), "do it", EXAMPLES)
+    table = faithful.table
+    assert abs(faithful.retention - 1) < 1e-9
+    assert abs(float(faithful.kl)) < 1e-9
+    assert table.kl["random"] > 1e-3
+    assert table.kl["empty"] > 1e-3
+    assert list(table.index) == ["prompt", "text", "shuffled", "random", "empty"]
+    assert faithful.retention.n == len(EXAMPLES)
     with pytest.raises(ValueError, match="no tokens"):
         faithfulness(lm, SoftPrompt.init(lm, 3), "", EXAMPLES)
 
@@ -74,11 +87,12 @@ def test_retention_by_hand():
 def test_hypervolume_is_a_count_of_squares(points):
     want = sum(any(x > i and y > j for x, y in points) for i in range(6) for j in range(6))
     assert hypervolume(points, (0, 0)) == want
-    assert hypervolume(points + [points[0]], (0, 0)) == want and hypervolume(points + [(6, 6)], (0, 0)) == 36
+    assert hypervolume(points + [points[0]], (0, 0)) == want
+    assert hypervolume(points + [(6, 6)], (0, 0)) == 36
 
 
 def test_the_frontier_holds_what_nothing_beats():
-    t = pd.DataFrame(
+    table = pd.DataFrame(
         dict(
             method=["a"] * 4 + ["b"] * 2,
             seed=[0, 0, 1, 1, 0, 1],
@@ -86,71 +100,87 @@ def test_the_frontier_holds_what_nothing_beats():
             scrutability=[1, 3, 2, 1, 1, 2],
         )
     )
-    f = frontier(t, reference=(0, 0))
-    assert f.table.best.tolist() == [True, True, True, False, False, True]
-    assert (
-        f.hypervolume["a"] == (5 + 4) / 2 and f.hypervolume["a"].seeds == (0, 1) and f.hypervolume["b"] == (1 + 2) / 2
-    )
-    assert f.plot().get_xlabel() == "accuracy"
+    front = frontier(table, reference=(0, 0))
+    assert front.table.best.tolist() == [True, True, True, False, False, True]
+    assert front.hypervolume["a"] == (5 + 4) / 2
+    assert front.hypervolume["a"].seeds == (0, 1)
+    assert front.hypervolume["b"] == (1 + 2) / 2
+    assert front.plot().get_xlabel() == "accuracy"
     with pytest.raises(ValueError, match="lacks seed"):
-        frontier(t.drop(columns="seed"))
+        frontier(table.drop(columns="seed"))
     with pytest.raises(ValueError, match="no rows"):
-        frontier(t[:0])
+        frontier(table[:0])
 
 
 @torch.no_grad()
 def test_scrutability_by_hand():
-    lm, ref = tiny("gpt2"), tiny("llama", seed=3)
-    ids = torch.tensor([lm.tokenizer("do it now")["input_ids"]])
-    s = scrutability(
+    lm = double("gpt2")
+    judge = double("llama", seed=3)
+
+    def letters_in_common(text, options):
+        return [len(set(text) & set(option)) for option in options]
+
+    measured = scrutability(
         lm,
         "do it now",
-        ref,
+        judge,
         description="do it",
         distractors=["zzz", "qqq"],
-        reader=lambda text, options: [len(set(text) & set(o)) for o in options],
+        reader=letters_in_common,
     )
-    assert s.perplexity == pytest.approx(math.exp(ref.model(input_ids=ids, labels=ids).loss.item()), rel=1e-4)
-    assert s.rank == 1 and s.excess.n == 16 and math.isnan(scrutability(lm, "do it").rank)
-    assert cosine_similarity(lm, "do it", "it do") == pytest.approx(1, abs=1e-5) and -1 <= s.similarity < 1
+    ids = torch.tensor([lm.token_ids("do it now")])
+    loss = judge.model(input_ids=ids, labels=ids).loss.item()
+    assert math.log(measured.perplexity) == pytest.approx(loss, rel=ROUNDING)
+    assert measured.rank == 1
+    assert measured.excess.n == 16
+    assert math.isnan(scrutability(lm, "do it").rank)
+    assert cosine_similarity(lm, "do it", "it do") == pytest.approx(1, abs=ROUNDING)
+    assert -1 <= measured.similarity < 1
 
 
 @torch.no_grad()
 def test_a_follower_scores_by_the_nats_that_a_text_saves():
-    from softprompt_nb.engine.inference import target_logprobs
-
-    lm, tasks = tiny("llama"), {"do it": [Example("ab", "c"), Example("b", "dd")], "say": [Example("xy", "z")]}
+    lm = double("llama")
+    tasks = {"do it": [Example("ab", "c"), Example("b", "dd")], "say": [Example("xy", "z")]}
 
     def nats(text, items):
-        each = [target_logprobs(lm, None, [Example(text + e.input, e.target)]) for e in items]
+        each = [target_logprobs(lm, None, [Example(text + item.input, item.target)]) for item in items]
         return sum(-(total / count).item() for total, count in each) / len(each)
 
     def least(text, items):
-        return min(nats(text + j, items) for j in ("", "\n"))
+        return min(nats(text + join, items) for join in ("", "\n"))
+
+    def share(text, description, items):
+        bare = nats("", items)
+        return (bare - least(text, items)) / max(bare - least(description, items), 0.05)
 
     read = follower(lm, tasks)
+    rounding = ROUNDING / 0.05  # of nats, over the least that is divided by
     for text in ("zzz", "do it"):
-        want = [(nats("", x) - least(text, x)) / max(nats("", x) - least(d, x), 0.05) for d, x in tasks.items()]
-        assert read(text, list(tasks)) == pytest.approx(want, rel=1e-3, abs=1e-3)
+        want = [share(text, description, items) for description, items in tasks.items()]
+        assert read(text, list(tasks)) == pytest.approx(want, rel=rounding, abs=rounding)
     with pytest.raises(ValueError, match="no examples of 'other'"):
         read("x", ["do it", "other"])
 
 
 def test_a_reader_chooses_by_what_the_text_adds():
-    lm = tiny("gpt2")
-    from softprompt_nb.engine.inference import score_options
+    lm = double("gpt2")
+    behind_text, behind_nothing = score_options(lm, None, ["abc\n", "\n"], ["one", "three"], normalize="tokens")
+    want = (behind_text - behind_nothing).tolist()
+    assert choose(lm, "abc", ["one", "three"]) == pytest.approx(want, abs=ROUNDING)
 
-    s = score_options(lm, None, ["abc\n", "\n"], ["one", "three"], normalize="tokens")
-    assert choose(lm, "abc", ["one", "three"]) == pytest.approx((s[0] - s[1]).tolist(), abs=1e-5)
-    right = lambda text, options: [o == text for o in options]
-    assert predictability(["x", "y"], ["x", "y"], right) == 1 and predictability(["y", "x"], ["x", "y"], right) == 0
+    def same(text, options):
+        return [option == text for option in options]
+
+    assert predictability(["x", "y"], ["x", "y"], same) == 1
+    assert predictability(["y", "x"], ["x", "y"], same) == 0
 
 
 def test_waywardness_draws_the_prompt_to_the_text():
     lm = tiny("gpt2")
-    t = waywardness(lm, EXAMPLES, "any text", gammas=(0.0, 100.0), steps=60)
-    assert t.f1.iloc[0] < 0.5 < t.f1.iloc[1] == 1 and t.loss.iloc[0] < t.loss.iloc[1]
-    ids = lm.tokenizer("abca")["input_ids"]
-    assert nearest_f1(lm, lm.embed(torch.tensor(ids)), ids) == 1 and nearest_f1(
-        lm, lm.embed(torch.tensor(ids[:2])), ids
-    ) == pytest.approx(2 * 2 / 6)
+    free, drawn = waywardness(lm, EXAMPLES, "any text", gammas=(0.0, 100.0), steps=60).itertuples()
+    assert free.f1 < 0.5 < drawn.f1 == 1
+    assert free.loss < drawn.loss
+    ids = lm.token_ids("abca")
+    assert nearest_f1(lm, lm.embed_ids(ids), ids) == 1
+    assert nearest_f1(lm, lm.embed_ids(ids[:2]), ids) == pytest.approx(2 * 2 / 6)

@@ -1,6 +1,7 @@
 """The study of readable prompts: every method as a run, and what the tables say."""
 
 import math
+from itertools import product
 
 from softprompt_nb.data import Example
 from softprompt_nb.experiments.runs import RunStore
@@ -41,16 +42,17 @@ def test_what_is_odd_is_counted():
 def test_every_method_is_a_run_with_the_same_measures(tmp_path):
     configs = hard_configs(["lab:class"], [0.1], [3], **SMALL)
     assert len(configs) == len(SEARCHES) + 2
-    s = sweep(configs, tmp_path, workers=0, progress=False)
-    assert len(s.done) == len(configs)
-    t = hard_table(s.store, configs).set_index("method")
-    assert (
-        set(t.index) == {*SEARCHES, "hand", "nearest tokens", "description"}
-        and t[["accuracy", "nats", "retention", "kl", "rank"]].notna().all().all()
-    )
-    own = t.loc[[*SEARCHES, "hand"]]
-    assert ((own.retention - 1).abs() < 1e-6).all() and (own.kl < 1e-6).all() and t.kl["nearest tokens"] > 1e-3
-    assert own.spent[list(SEARCHES)].between(250, 600).all() and (t["rank"].between(1, 8)).all()
+    done = sweep(configs, tmp_path, workers=0, progress=False)
+    assert len(done.done) == len(configs)
+    table = hard_table(done.store, configs).set_index("method")
+    assert set(table.index) == {*SEARCHES, "hand", "nearest tokens", "description"}
+    assert table[["accuracy", "nats", "retention", "kl", "rank"]].notna().all().all()
+    own = table.loc[[*SEARCHES, "hand"]]
+    assert ((own.retention - 1).abs() < 1e-6).all()
+    assert (own.kl < 1e-6).all()
+    assert table.kl["nearest tokens"] > 1e-3
+    assert own.spent[list(SEARCHES)].between(250, 600).all()
+    assert table["rank"].between(1, 8).all()
     assert len(sweep(configs, tmp_path, workers=0, progress=False).there) == len(configs)
 
 
@@ -65,140 +67,138 @@ def test_bad_configurations_are_refused(tmp_path):
         HardConfig(data="lab:class", train=200).parts()
 
 
-def made(gain, lost, methods=("PEZ", "GCG", "RLPrompt", "random search"), seeds=range(4)):
-    "A study in which weight 1 lowers the nats by `gain` and the accuracy by `lost`, but for random search, where it does nothing."
+METHODS = ("PEZ", "GCG", "RLPrompt", "random search")
+TASKS = ("lab:a", "lab:b")
+
+
+def searched(method, task, seed, fluency, gain, lost):
+    on = fluency * (method != "random search")
+    return dict(
+        method=method,
+        data=task,
+        seed=seed,
+        fluency=fluency,
+        accuracy=0.8 - on * lost + 0.01 * seed,
+        nats=10 - on * gain + 0.1 * seed,
+        retention=1.0,
+        kl=0.0,
+        commonest=0.2 + 0.4 * on,
+        rank=1.0 + (seed > 1),
+        text="x",
+    )
+
+
+def unsearched(method, task, seed, nats, kl):
+    return dict(
+        method=method,
+        data=task,
+        seed=seed,
+        fluency=0.0,
+        accuracy=0.9,
+        nats=nats,
+        retention=0.8,
+        kl=kl,
+        commonest=0.2,
+        rank=1.0,
+        text="y",
+    )
+
+
+def made(gain, lost, methods=METHODS, seeds=range(4)):
+    """A study in which weight 1 lowers the nats by `gain` and the accuracy by `lost`.
+
+    With random search it does nothing."""
     rows = []
-    for m in methods:
-        for d in ("lab:a", "lab:b"):
-            for s in seeds:
-                for f in (0.0, 1.0):
-                    on = f * (m != "random search")
-                    rows.append(
-                        dict(
-                            method=m,
-                            data=d,
-                            seed=s,
-                            fluency=f,
-                            accuracy=0.8 - on * lost + 0.01 * s,
-                            nats=10 - on * gain + 0.1 * s,
-                            retention=1.0,
-                            kl=0.0,
-                            commonest=0.2 + 0.4 * on,
-                            rank=1.0 + (s > 1),
-                            text="x",
-                        )
-                    )
-    for m, nats, kl in (("hand", 2.0, 0.0), ("nearest tokens", 12.0, 0.5), ("description", 2.5, 0.6)):
-        rows += [
-            dict(
-                method=m,
-                data=d,
-                seed=s,
-                fluency=0.0,
-                accuracy=0.9,
-                nats=nats,
-                retention=0.8,
-                kl=kl,
-                commonest=0.2,
-                rank=1.0,
-                text="y",
-            )
-            for d in ("lab:a", "lab:b")
-            for s in seeds
-        ]
+    for method, task, seed, fluency in product(methods, TASKS, seeds, (0.0, 1.0)):
+        rows.append(searched(method, task, seed, fluency, gain, lost))
+    for method, nats, kl in (("hand", 2.0, 0.0), ("nearest tokens", 12.0, 0.5), ("description", 2.5, 0.6)):
+        for task, seed in product(TASKS, seeds):
+            rows.append(unsearched(method, task, seed, nats, kl))
     return pd.DataFrame(rows)
 
 
 def test_weights_are_compared_pair_by_pair():
-    t = made(3.0, 0.01)
-    b = by_lambda(t).set_index(["method", "fluency"])
-    assert (
-        float(b.loc[("PEZ", 1.0)].nats_change) == pytest.approx(-3)
-        and float(b.loc[("PEZ", 1.0)].accuracy_change) == pytest.approx(-0.01)
-        and abs(b.loc[("random search", 1.0)].nats_change.value) < 1e-9
-    )
-    assert (b.pairs == 8).all() and changes(t, "nats", ["PEZ", "GCG"], 1.0) == pytest.approx([-3] * 16)
-    cut = t.drop(
-        t.index[(t.method == "PEZ") & (t.seed == 0) & (t.fluency == 0)]
-    )  # a run that is not done takes its partner out of the comparison
-    assert (
-        len(changes(cut, "nats", ["PEZ"], 1.0)) == 6
-        and by_lambda(cut).set_index(["method", "fluency"]).pairs[("PEZ", 1.0)] == 6
-    )
+    table = made(3.0, 0.01)
+    by_weight = by_lambda(table).set_index(["method", "fluency"])
+    assert float(by_weight.loc[("PEZ", 1.0)].nats_change) == pytest.approx(-3)
+    assert float(by_weight.loc[("PEZ", 1.0)].accuracy_change) == pytest.approx(-0.01)
+    assert abs(by_weight.loc[("random search", 1.0)].nats_change.value) < 1e-9
+    assert (by_weight.pairs == 8).all()
+    assert changes(table, "nats", ["PEZ", "GCG"], 1.0) == pytest.approx([-3] * 16)
+
+
+def test_a_run_that_is_not_done_takes_its_partner_out_of_the_comparison():
+    table = made(3.0, 0.01)
+    missing = (table.method == "PEZ") & (table.seed == 0) & (table.fluency == 0)
+    cut = table[~missing]
+    assert len(changes(cut, "nats", ["PEZ"], 1.0)) == 6
+    assert by_lambda(cut).set_index(["method", "fluency"]).pairs[("PEZ", 1.0)] == 6
 
 
 @pytest.mark.parametrize("gain, lost, holds", [(3.0, 0.01, True), (3.0, 0.05, False), (1.0, 0.01, False)])
 def test_tenfold_is_what_it_says(gain, lost, holds):
-    t = tenfold(made(gain, lost)).set_index(["method", "data"])
-    assert (
-        (t.loc["PEZ"].holds == holds).all()
-        and t.loc["PEZ"].times.iloc[0] == pytest.approx(math.exp(gain))
-        and not t.loc["random search"].holds.any()
-    )
-    assert len(t) == 8 and tenfold(made(2.0, 0.0), times=5).holds.sum() == 6
+    found = tenfold(made(gain, lost)).set_index(["method", "data"])
+    assert (found.loc["PEZ"].holds == holds).all()
+    assert found.loc["PEZ"].times.iloc[0] == pytest.approx(math.exp(gain))
+    assert not found.loc["random search"].holds.any()
+    assert len(found) == 8
+    assert tenfold(made(2.0, 0.0), times=5).holds.sum() == 6
 
 
 def test_areas_are_those_of_rectangles():
-    h = hypervolumes(made(3.0, 0.0))
+    found = hypervolumes(made(3.0, 0.0))
     worst = 10.3
-    area = lambda on: sum((0.8 + 0.01 * s) * (worst - (10 - 3 * on + 0.1 * s)) for s in range(4)) / 4
-    assert float(h.hypervolume["PEZ"]) == pytest.approx(area(1)) and float(
-        h.hypervolume["random search"]
-    ) == pytest.approx(area(0))
-    assert (
-        float(h.difference["PEZ"]) == pytest.approx(area(1) - area(0))
-        and h.larger["PEZ"] == "8 of 8"
-        and h.difference["random search"] is None
-    )
+
+    def area(on):
+        each = [(0.8 + 0.01 * seed) * (worst - (10 - 3 * on + 0.1 * seed)) for seed in range(4)]
+        return sum(each) / 4
+
+    assert float(found.hypervolume["PEZ"]) == pytest.approx(area(1))
+    assert float(found.hypervolume["random search"]) == pytest.approx(area(0))
+    assert float(found.difference["PEZ"]) == pytest.approx(area(1) - area(0))
+    assert found.larger["PEZ"] == "8 of 8"
+    assert found.difference["random search"] is None
     with pytest.raises(ValueError, match="no method 'x'"):
         hypervolumes(made(1.0, 0.0), against="x")
 
 
 def test_claims_are_decided_by_their_intervals():
-    c = prompt_claims(made(3.0, 0.05)).verdict
-    assert (
-        c["PEZ: fluency lowers the judge's perplexity (nats)"]
-        == c["PEZ: fluency costs accuracy"]
-        == c["fluency makes prompts repeat a token (share of the commonest)"]
-        == "agrees"
-    )
-    assert (
-        c["(ours) fluency makes the task easier to tell (share told right)"] == "undecided"
-        and c["(ours) a soft prompt's nearest tokens are another prompt (KL)"] == "agrees"
-    )
+    verdict = prompt_claims(made(3.0, 0.05)).verdict
+    assert verdict["PEZ: fluency lowers the judge's perplexity (nats)"] == "agrees"
+    assert verdict["PEZ: fluency costs accuracy"] == "agrees"
+    assert verdict["fluency makes prompts repeat a token (share of the commonest)"] == "agrees"
+    assert verdict["(ours) fluency makes the task easier to tell (share told right)"] == "undecided"
+    assert verdict["(ours) a soft prompt's nearest tokens are another prompt (KL)"] == "agrees"
     worse = prompt_claims(made(-3.0, -0.05)).verdict
-    assert (
-        worse["GCG: fluency lowers the judge's perplexity (nats)"] == worse["GCG: fluency costs accuracy"] == "opposite"
-    )
-    assert (
-        prompt_claims(made(1.0, 0.0, methods=("PEZ", "random search"))).verdict["RLPrompt: fluency costs accuracy"]
-        == "not measured"
-    )
-    one = prompt_claims(
-        made(3.0, 0.05, seeds=(0,)).query("data == 'lab:a'")
-    )  # an interval of one pair is a point, and decides nothing
-    assert not {"agrees", "opposite"} & set(one.verdict[one.n < 4])
+    assert worse["GCG: fluency lowers the judge's perplexity (nats)"] == "opposite"
+    assert worse["GCG: fluency costs accuracy"] == "opposite"
+    without = prompt_claims(made(1.0, 0.0, methods=("PEZ", "random search"))).verdict
+    assert without["RLPrompt: fluency costs accuracy"] == "not measured"
+
+
+def test_an_interval_of_one_pair_is_a_point_and_decides_nothing():
+    claims = prompt_claims(made(3.0, 0.05, seeds=(0,)).query("data == 'lab:a'"))
+    assert not {"agrees", "opposite"} & set(claims.verdict[claims.n < 4])
 
 
 def test_pictures_show_every_method():
-    t = made(3.0, 0.05)
-    assert [x.get_text() for x in plot_trade(t).get_legend().get_texts()] == [
-        "PEZ",
-        "GCG",
-        "RLPrompt",
-        "random search",
+    table = made(3.0, 0.05)
+    legend = plot_trade(table).get_legend()
+    assert [entry.get_text() for entry in legend.get_texts()] == [
+        *METHODS,
         "written by hand",
         "soft prompt's nearest tokens",
     ]
-    assert [len(p.get_offsets()) for p in plot_desiderata(t).collections] == [64, 8, 8]
+    assert [len(points.get_offsets()) for points in plot_desiderata(table).collections] == [64, 8, 8]
 
 
 def test_the_study_on_gpt2_is_ready_to_run():
-    some = lambda x: [Example(f"{x} {i}", " y") for i in range(300)]
-    own = gpt2_configs({"one": some("a"), "two": some("b")}, lambdas=(0.0, 1.0), seeds=(0,), budget=10)
-    assert (
-        len(own) == 2 * (2 + 2 * len(SEARCHES))
-        and {c.description for c in own} == {"one", "two"}
-        and all(c.distractors == ("two" if c.description == "one" else "one",) and c.budget == 10 for c in own)
-    )
-    assert all("gpt2" in c.model and c.judge != c.model for c in own)
+    tasks = {name: [Example(f"{name} {i}", " y") for i in range(300)] for name in ("one", "two")}
+    configs = gpt2_configs(tasks, lambdas=(0.0, 1.0), seeds=(0,), budget=10)
+    assert len(configs) == 2 * (2 + 2 * len(SEARCHES))
+    assert {config.description for config in configs} == {"one", "two"}
+    for config in configs:
+        assert config.distractors == ("two" if config.description == "one" else "one",)
+        assert config.budget == 10
+        assert "gpt2" in config.model
+        assert config.judge != config.model

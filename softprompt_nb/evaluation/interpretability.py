@@ -10,6 +10,7 @@ __all__ = ['divergence', 'retention', 'Faithfulness', 'faithfulness', 'Scrutabil
 # %% ../../nbs/evaluation/interpretability.ipynb #c002
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..data import Example, collate
 from ..engine.forward import target_logits
@@ -24,43 +25,38 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 
 # %% ../../nbs/evaluation/interpretability.ipynb #c004
-def _rows_of(lm, text):
-    "Token ids of a text, of something with tokens, or of token ids."
-    ids = getattr(text, "tokens", text)
-    ids = lm.tokenizer(ids, add_special_tokens=False)["input_ids"] if isinstance(ids, str) else list(ids)
-    if not ids:
-        raise ValueError(
-            "The text has no tokens, so there is nothing to compare with the prompt: give one with at least one token."
-        )
-    return ids
-
-
-def _vectors(lm, ids):
-    return lm.embed(torch.tensor(ids, device=lm.device)).detach()
+def _logp(lm: FrozenLM, prompt: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    "Log-probabilities in front of every target token, and the row of each."
+    vectors = getattr(prompt, "vectors", prompt)
+    logits, _, row_of = target_logits(lm, vectors, batch)
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    return logits.to(precise).log_softmax(-1), row_of.cpu()
 
 
 @torch.no_grad()
 def divergence(
     lm: FrozenLM,  # the model
-    p,  # a `SoftPrompt`, (n, d) vectors, or None
-    q,  # the same
+    p: SoftPrompt | torch.Tensor | None,  # a prompt, (n, d) vectors, or None for none
+    q: SoftPrompt | torch.Tensor | None,  # the same
     examples: Sequence[Example],  # inputs and targets
     at: object = "start",  # the prompts' place
     batch_size: int = 64,  # rows a pass
-) -> list:  # for each example the mean over its target tokens, in nats
+) -> list[float]:  # for each example the mean over its target tokens, in nats
     "Kullback-Leibler divergence from the model behind one prompt to the model behind another."
-    out = []
-    for i in range(0, len(examples), batch_size):
-        batch = collate(lm, examples[i : i + batch_size], at)
-        (a, _, row), (b, _, _) = (target_logits(lm, getattr(x, "vectors", x), batch) for x in (p, q))
-        a, b = a.float().log_softmax(-1), b.float().log_softmax(-1)
-        kl = (a.exp() * (a - b)).sum(-1).clamp(min=0)
-        out += (
-            torch.zeros(len(batch)).index_add(0, row.cpu(), kl.cpu()) / row.cpu().bincount(minlength=len(batch))
-        ).tolist()
-    return out
+    nats = []
+    for start in range(0, len(examples), batch_size):
+        batch = collate(lm, examples[start : start + batch_size], at)
+        logp, row_of = _logp(lm, p, batch)
+        logq, _ = _logp(lm, q, batch)
+        of_tokens = (logp.exp() * (logp - logq)).sum(-1).clamp(min=0)
+        of_tokens = of_tokens.cpu()
+        total = of_tokens.new_zeros(len(batch)).index_add(0, row_of, of_tokens)
+        count = row_of.bincount(minlength=len(batch))
+        nats += (total / count).tolist()
+    return nats
 
 # %% ../../nbs/evaluation/interpretability.ipynb #c005
 def retention(
@@ -71,13 +67,21 @@ def retention(
     draws: int = 1000,  # bootstrap samples
 ) -> Measured:  # 1: the text keeps all of the prompt's effect; 0: none
     "Share of a prompt's gain that a text keeps, with a bootstrap interval over items (our reconstruction)."
-    M = np.asarray([prompt, text, empty], dtype=float)
-    share = lambda m: 1 - abs(m[0] - m[1]) / np.maximum(m[0] - m[2], eps)
-    pick = np.random.default_rng(0).integers(0, M.shape[1], (draws, M.shape[1]))
-    low, high = np.quantile(share(M[:, pick].mean(2)), [0.025, 0.975])
-    return Measured(float(share(M.mean(1))), float(low), float(high), M.shape[1])
 
+    def share(means):
+        of_prompt, of_text, of_nothing = means
+        gain = np.maximum(of_prompt - of_nothing, eps)
+        return 1 - abs(of_prompt - of_text) / gain
 
+    scores = np.asarray([prompt, text, empty], dtype=float)
+    n_items = scores.shape[1]
+    picked = np.random.default_rng(0).integers(0, n_items, (draws, n_items))
+    resampled = share(scores[:, picked].mean(2))
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    value = share(scores.mean(1))
+    return Measured(float(value), float(low), float(high), n_items)
+
+# %% ../../nbs/evaluation/interpretability.ipynb #c006
 @dataclass
 class Faithfulness:
     "How far a text does what a prompt does, beside its controls."
@@ -86,61 +90,91 @@ class Faithfulness:
     kl: Measured  # nats for each target token; 0 where the model cannot tell them apart
     table: pd.DataFrame  # a row each for prompt, text, shuffled, random and empty
 
-    def __repr__(self):
-        return f"Faithfulness(retention {self.retention!r}, KL {self.kl!r}; KL of shuffled {self.table.kl['shuffled'].value:.3g}, random {self.table.kl['random'].value:.3g}, empty {self.table.kl['empty'].value:.3g})"
+    def __repr__(self) -> str:
+        controls = ", ".join(f"{name} {self.table.kl[name].value:.3g}" for name in ("shuffled", "random", "empty"))
+        return f"Faithfulness(retention {self.retention!r}, KL {self.kl!r}; KL of {controls})"
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return self.table.map(str).to_html()
 
-# %% ../../nbs/evaluation/interpretability.ipynb #c006
-def _controls(lm, ids, draws, seed):
+
+def _token_ids(lm: FrozenLM, text: Any) -> list[int]:
+    "Token ids of a text, of something with tokens, or of token ids."
+    ids = getattr(text, "tokens", text)
+    ids = lm.token_ids(ids) if isinstance(ids, str) else list(ids)
+    if not ids:
+        raise ValueError(
+            "The text has no tokens, so there is nothing to compare with the prompt: give one with at least one token."
+        )
+    return ids
+
+
+def _ordinary_tokens(lm: FrozenLM) -> torch.Tensor:
+    "Ids of the tokens that are not special."
+    special = set(lm.tokenizer.all_special_ids)
+    count = min(lm.vocab_size, len(lm.tokenizer))
+    return torch.tensor([i for i in range(count) if i not in special])
+
+
+def _controls(lm: FrozenLM, ids: list, draws: int, seed: int) -> dict:
     "The text's tokens shuffled, and random tokens in their place, several times."
-    g, special = torch.Generator().manual_seed(seed), set(lm.tokenizer.all_special_ids)
-    pool = torch.tensor([i for i in range(min(lm.vocab_size, len(lm.tokenizer))) if i not in special])
-    shuffled = [[ids[i] for i in torch.randperm(len(ids), generator=g).tolist()] for _ in range(draws)]
-    return dict(
-        shuffled=shuffled,
-        random=[pool[torch.randint(len(pool), (len(ids),), generator=g)].tolist() for _ in range(draws)],
-    )
+    generator = torch.Generator().manual_seed(seed)
+    pool = _ordinary_tokens(lm)
+    shuffled = []
+    for _ in range(draws):
+        order = torch.randperm(len(ids), generator=generator)
+        shuffled.append([ids[i] for i in order.tolist()])
+    random = []
+    for _ in range(draws):
+        places = torch.randint(len(pool), (len(ids),), generator=generator)
+        random.append(pool[places].tolist())
+    return dict(shuffled=shuffled, random=random)
 
-
-def _measured(lm, prompt, others, examples, at):
+# %% ../../nbs/evaluation/interpretability.ipynb #nb1be1c8
+def _measured(lm: FrozenLM, prompt: SoftPrompt, others: list, examples: Sequence) -> dict:
     "Accuracy, loss and divergence from the prompt of some prompts, averaged over them item by item."
-    soft = [p if p is None else SoftPrompt(p, at) for p in others]
-    right, losses, kls = zip(
-        *[
-            (
-                exact_match(lm, p, examples).items,
-                loss_on(lm, p, examples).items,
-                divergence(lm, prompt, p, examples, at),
-            )
-            for p in soft
-        ]
+    right = []
+    losses = []
+    nats = []
+    for vectors in others:
+        other = None if vectors is None else SoftPrompt(vectors, prompt.at)
+        right.append(exact_match(lm, other, examples).items)
+        losses.append(loss_on(lm, other, examples).items)
+        nats.append(divergence(lm, prompt, other, examples, prompt.at))
+    accuracy = np.mean(right, 0).tolist()
+    return dict(
+        accuracy=proportion(accuracy) if len(others) == 1 else mean(accuracy),
+        loss=mean(np.mean(losses, 0).tolist()),
+        kl=mean(np.mean(nats, 0).tolist()),
     )
-    right, losses, kl = (np.mean(x, 0).tolist() for x in (right, losses, kls))
-    return dict(accuracy=proportion(right) if len(soft) == 1 else mean(right), loss=mean(losses), kl=mean(kl))
 
 
 def faithfulness(
     lm: FrozenLM,  # the model
     prompt: SoftPrompt,  # the prompt that the text should explain
-    text,  # the text, token ids, or a prompt that has `tokens`
+    text: Any,  # the text, token ids, or a prompt that has `tokens`
     examples: Sequence[Example],  # what the behaviour is measured on
     draws: int = 3,  # shuffled and random controls
     seed: int = 0,  # of the controls
 ) -> Faithfulness:
-    "Retention of accuracy and divergence between the model behind a prompt and behind a text, with controls; raises ValueError for a text without tokens."
-    ids, at = _rows_of(lm, text), prompt.at
-    groups = (
-        dict(prompt=[prompt.vectors.to(lm.device)], text=[_vectors(lm, ids)])
-        | {k: [_vectors(lm, i) for i in v] for k, v in _controls(lm, ids, draws, seed).items()}
-        | dict(empty=[None])
+    """How alike the model behaves behind a prompt and behind a text, with controls.
+
+    Retention is of accuracy, the divergence of all that the model says. Raises ValueError for a text without tokens."""
+    ids = _token_ids(lm, text)
+    controls = _controls(lm, ids, draws, seed)
+    groups = dict(
+        prompt=[prompt.vectors.to(lm.device)],
+        text=[lm.embed_ids(ids)],
+        shuffled=[lm.embed_ids(other) for other in controls["shuffled"]],
+        random=[lm.embed_ids(other) for other in controls["random"]],
+        empty=[None],
     )
-    rows = {k: _measured(lm, prompt, v, examples, at) for k, v in groups.items()}
-    items = {k: r["accuracy"].items for k, r in rows.items()}
-    for k, r in rows.items():
-        r["retention"] = retention(items["prompt"], items[k], items["empty"])
-    return Faithfulness(rows["text"]["retention"], rows["text"]["kl"], pd.DataFrame(rows).T)
+    rows = {name: _measured(lm, prompt, vectors, examples) for name, vectors in groups.items()}
+    right = {name: row["accuracy"].items for name, row in rows.items()}
+    for name, row in rows.items():
+        row["retention"] = retention(right["prompt"], right[name], right["empty"])
+    of_text = rows["text"]
+    return Faithfulness(of_text["retention"], of_text["kl"], pd.DataFrame(rows).T)
 
 # %% ../../nbs/evaluation/interpretability.ipynb #c010
 @dataclass
@@ -153,31 +187,42 @@ class Scrutability:
     similarity: float  # to the description, -1 to 1; nan without one
     rank: float  # place of the right description in the reader's order, 1 is first; nan without a reader
 
-    def __repr__(self):
-        return f"Scrutability(perplexity {self.perplexity:.3g}, {self.excess:+.2f} nats per token against random text, {float(self.words):.0%} whole words, similarity {self.similarity:.2f}, rank {self.rank:g})"
+    def __repr__(self) -> str:
+        return (
+            f"Scrutability(perplexity {self.perplexity:.3g}, "
+            f"{self.excess:+.2f} nats per token against random text, {float(self.words):.0%} whole words, "
+            f"similarity {self.similarity:.2f}, rank {self.rank:g})"
+        )
 
 
-def _nats(lm, texts):
+def _nats(lm: FrozenLM, texts: Sequence[str]) -> list[float]:
     "Nats per token of each text."
-    total, count = target_logprobs(lm, None, [Example("", t) for t in texts], end=False)
+    rows = [Example("", text) for text in texts]
+    total, count = target_logprobs(lm, None, rows, end=False)
     return (-total / count).tolist()
 
 
-def _matched(lm, text, k, seed, width=50):
+def _matched(lm: FrozenLM, text: str, count: int, seed: int, width: int = 50) -> list[str]:
     "Random texts whose tokens are about as frequent: a byte-pair vocabulary is in the order of frequency."
-    g, ids = torch.Generator().manual_seed(seed), torch.tensor(_rows_of(lm, text))
-    special, n = set(lm.tokenizer.all_special_ids), min(lm.vocab_size, len(lm.tokenizer))
-    pool = torch.tensor([i for i in range(n) if i not in special])
-    place = torch.searchsorted(pool, ids).clamp(max=len(pool) - 1)
-    moved = (place + torch.randint(-width, width + 1, (k, len(ids)), generator=g)).clamp(0, len(pool) - 1)
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.tensor(_token_ids(lm, text))
+    pool = _ordinary_tokens(lm)
+    last = len(pool) - 1
+    place = torch.searchsorted(pool, ids).clamp(max=last)
+    step = torch.randint(-width, width + 1, (count, len(ids)), generator=generator)
+    moved = (place + step).clamp(0, last)
     return lm.tokenizer.batch_decode(pool[moved].tolist(), clean_up_tokenization_spaces=False)
 
 
-def _words(lm, text):
+def _are_words(lm: FrozenLM, text: str) -> list[bool]:
     "Whether each word of a text is a whole token of the vocabulary, with a space in front."
-    known = {t[1:].lower() for t in lm.tokenizer.get_vocab() if t[:1] in "\u0120\u2581" and t[1:].isalpha()}
-    found = "".join(c if c.isalpha() else " " for c in text).lower().split()
-    return [w in known for w in found] or [False]
+    known = set()
+    for token in lm.tokenizer.get_vocab():
+        if token[:1] in "\u0120\u2581" and token[1:].isalpha():
+            known.add(token[1:].lower())
+    letters = [char if char.isalpha() else " " for char in text]
+    words = "".join(letters).lower().split()
+    return [word in known for word in words] or [False]
 
 # %% ../../nbs/evaluation/interpretability.ipynb #c011
 @torch.no_grad()
@@ -187,22 +232,25 @@ def cosine_similarity(
     b: str,  # another
 ) -> float:  # -1 to 1
     "Cosine between the mean embeddings of two texts' tokens, the vocabulary's mean taken off."
-    centre = torch.cat([e.float().mean(0, keepdim=True) * len(e) for e in lm.embed_rows()]).sum(0) / lm.vocab_size
-    x, y = (_vectors(lm, _rows_of(lm, t)).float().mean(0) - centre for t in (a, b))
-    return F.cosine_similarity(x, y, dim=0).item()
+    sums = [rows.float().mean(0, keepdim=True) * len(rows) for rows in lm.embed_rows()]
+    centre = torch.cat(sums).sum(0) / lm.vocab_size
+    of_a = lm.embed_ids(_token_ids(lm, a)).float().mean(0)
+    of_b = lm.embed_ids(_token_ids(lm, b)).float().mean(0)
+    return F.cosine_similarity(of_a - centre, of_b - centre, dim=0).item()
 
-
+# %% ../../nbs/evaluation/interpretability.ipynb #n8d76ce0
 def choose(
     reader: FrozenLM | Callable,  # a model, or a function (text, descriptions) -> scores
     text: str,  # a prompt's text
     descriptions: Sequence[str],  # of the tasks that it may be for
     ask: str = "{}\n",  # how a model is asked
-) -> list:  # a score for each description, the highest is the reader's choice
+) -> list[float]:  # a score for each description, the highest is the reader's choice
     "A reader's scores; a model's is what the text adds to the log-probability of each description."
     if not isinstance(reader, FrozenLM):
         return list(reader(text, descriptions))
-    s = score_options(reader, None, [ask.format(text), ask.format("")], list(descriptions), normalize="tokens")
-    return (s[0] - s[1]).tolist()
+    questions = [ask.format(text), ask.format("")]
+    behind_text, behind_nothing = score_options(reader, None, questions, list(descriptions), normalize="tokens")
+    return (behind_text - behind_nothing).tolist()
 
 
 def predictability(
@@ -212,14 +260,16 @@ def predictability(
 ) -> Measured:  # share of right guesses
     "How often a reader can tell the task from the text."
     unique = list(dict.fromkeys(descriptions))
-    return proportion(
-        [int(np.argmax(choose(reader, t, unique))) == unique.index(d) for t, d in zip(texts, descriptions, strict=True)]
-    )
+    hits = []
+    for text, description in zip(texts, descriptions, strict=True):
+        guess = int(np.argmax(choose(reader, text, unique)))
+        hits.append(guess == unique.index(description))
+    return proportion(hits)
 
 # %% ../../nbs/evaluation/interpretability.ipynb #c012
 def scrutability(
     lm: FrozenLM,  # the prompt's model, whose tokenizer gives the words
-    text: str,  # the prompt's text
+    text: Any,  # the prompt's text, or a prompt that has one
     reference_lm: FrozenLM | None = None,  # an independent model for perplexity; None for the same
     description: str | None = None,  # what the task is, in words
     distractors: Sequence[str] = (),  # descriptions of other tasks
@@ -228,38 +278,55 @@ def scrutability(
     seed: int = 0,  # of the random texts
 ) -> Scrutability:
     "How readable a prompt's text is; raises ValueError for a text without tokens."
-    text, ref = getattr(text, "text", text), reference_lm or lm
-    own, others = _nats(ref, [text])[0], _nats(ref, _matched(ref, text, draws, seed))
+    text = getattr(text, "text", text)
+    judge = lm if reference_lm is None else reference_lm
+    nats = _nats(judge, [text])[0]
+    of_random = _nats(judge, _matched(judge, text, draws, seed))
     rank = float("nan")
     if reader is not None and description is not None:
-        scores = choose(reader, text, [description, *distractors])
-        rank = 1.0 + sum(s > scores[0] for s in scores[1:])
-    like = cosine_similarity(ref, text, description) if description else float("nan")
-    return Scrutability(float(np.exp(own)), mean([own - o for o in others]), proportion(_words(lm, text)), like, rank)
+        first, *others = choose(reader, text, [description, *distractors])
+        rank = 1.0 + sum(score > first for score in others)
+    similarity = float("nan")
+    if description:
+        similarity = cosine_similarity(judge, text, description)
+    return Scrutability(
+        perplexity=float(np.exp(nats)),
+        excess=mean([nats - other for other in of_random]),
+        words=proportion(_are_words(lm, text)),
+        similarity=similarity,
+        rank=rank,
+    )
 
 # %% ../../nbs/evaluation/interpretability.ipynb #follow2
 def follower(
     lm: FrozenLM,  # a model that follows instructions
     tasks: dict,  # description -> `Example`s of that task
     joins: Sequence[str] = ("", "\n"),  # what may stand between the text and an input
-) -> (
-    Callable
-):  # a reader for `choose`: (text, descriptions) -> scores, 1 for a text that helps as much as the description itself
+) -> Callable:  # a reader for `choose`; 1 for a text that helps as much as the description itself
     "A reader that follows the text on each task's examples; it raises ValueError for a description without examples."
 
     def nats(text, items):
-        tried = [
-            target_logprobs(lm, None, [Example(text + j + e.input, e.target) for e in items])
-            for j in (joins if text else ("",))
-        ]
-        return min((-total / count).mean().item() for total, count in tried)
+        "Nats per token of a task's answers behind a text, joined to the input in the better way."
+        tried = []
+        for join in joins if text else ("",):
+            rows = [Example(text + join + item.input, item.target) for item in items]
+            total, count = target_logprobs(lm, None, rows)
+            tried.append((-total / count).mean().item())
+        return min(tried)
 
-    bare, own = {d: nats("", x) for d, x in tasks.items()}, {d: nats(d, x) for d, x in tasks.items()}
+    bare = {description: nats("", items) for description, items in tasks.items()}
+    told = {description: nats(description, items) for description, items in tasks.items()}
 
     def read(text, descriptions):
-        if lost := [d for d in descriptions if d not in tasks]:
-            raise ValueError(f"This reader has no examples of {lost[0]!r}: give follower some of each task.")
-        return [(bare[d] - nats(text, tasks[d])) / max(bare[d] - own[d], 0.05) for d in descriptions]
+        unknown = [description for description in descriptions if description not in tasks]
+        if unknown:
+            raise ValueError(f"This reader has no examples of {unknown[0]!r}: give follower some of each task.")
+        shares = []
+        for description in descriptions:
+            saved = bare[description] - nats(text, tasks[description])
+            at_most = bare[description] - told[description]
+            shares.append(saved / max(at_most, 0.05))
+        return shares
 
     return read
 
@@ -269,13 +336,15 @@ def hypervolume(
     reference: tuple,  # (x, y) that every point is compared with
 ) -> float:
     "Area dominated by points over a reference point."
-    area, top = 0.0, reference[1]
-    for x, y in sorted(((x, y) for x, y in points if x > reference[0]), reverse=True):
-        if y > top:
-            area, top = area + (x - reference[0]) * (y - top), y
+    left, top = reference
+    area = 0.0
+    for x, y in sorted(points, reverse=True):
+        if x > left and y > top:
+            area += (x - left) * (y - top)
+            top = y
     return area
 
-
+# %% ../../nbs/evaluation/interpretability.ipynb #n459c6ea
 @dataclass
 class Frontier:
     "Which results no other beats, and the area that each method dominates."
@@ -285,22 +354,26 @@ class Frontier:
     x: str  # what lies across
     y: str  # what lies up
 
-    def __repr__(self):
-        return f"Frontier({self.x} against {self.y}: {len(self.table)} results, {int(self.table.best.sum())} on a frontier; hypervolume {', '.join(f'{m} {v!r}' for m, v in self.hypervolume.items())})"
+    def __repr__(self) -> str:
+        areas = ", ".join(f"{method} {area!r}" for method, area in self.hypervolume.items())
+        return (
+            f"Frontier({self.x} against {self.y}: {len(self.table)} results, "
+            f"{int(self.table.best.sum())} on a frontier; hypervolume {areas})"
+        )
 
-    def plot(self, ax=None):
+    def plot(
+        self,
+        ax: Axes | None = None,  # where to draw
+    ) -> Axes:
         "Every result, and each method's frontier."
         ax = axes(ax)
-        for i, (name, t) in enumerate(self.table.groupby("method", sort=False)):
-            line, c = t[t.best].sort_values(self.x), color_of(name, i)
-            ax.step(
-                line[self.x],
-                line[self.y],
-                where="pre",
-                color=c,
-                label=f"{name} ({len(t)} results, {t.seed.nunique()} {plural(t.seed.nunique(), 'seed')})",
-            )
-            ax.plot(t[self.x], t[self.y], "o", ms=4, color=c, alpha=0.5)
+        for i, (method, results) in enumerate(self.table.groupby("method", sort=False)):
+            best = results[results.best].sort_values(self.x)
+            color = color_of(method, i)
+            n_seeds = results.seed.nunique()
+            label = f"{method} ({len(results)} results, {n_seeds} {plural(n_seeds, 'seed')})"
+            ax.step(best[self.x], best[self.y], where="pre", color=color, label=label)
+            ax.plot(results[self.x], results[self.y], "o", ms=4, color=color, alpha=0.5)
         ax.set(xlabel=self.x, ylabel=self.y)
         ax.legend(frameon=False)
         return ax
@@ -310,42 +383,50 @@ def as_table(
     results: Sequence,  # hard prompts, as the searches give them
 ) -> pd.DataFrame:  # method, seed, fluency, text, accuracy, scrutability (minus the log of perplexity)
     "Results of searches as rows."
-    return pd.DataFrame(
-        [
-            dict(
-                method=h.record["method"],
-                seed=h.record.get("seed", 0),
-                fluency=h.record["fluency"],
-                text=h.text,
-                accuracy=float(h.accuracy),
-                scrutability=-float(np.log(h.perplexity)),
-            )
-            for h in results
-        ]
-    )
+    rows = [
+        dict(
+            method=hard.record["method"],
+            seed=hard.record.get("seed", 0),
+            fluency=hard.record["fluency"],
+            text=hard.text,
+            accuracy=float(hard.accuracy),
+            scrutability=-float(np.log(hard.perplexity)),
+        )
+        for hard in results
+    ]
+    return pd.DataFrame(rows)
+
+
+def _unbeaten(table: pd.DataFrame, x: str, y: str) -> list[bool]:
+    "For each result: is no other of its method at least as good in both and better in one?"
+    unbeaten = []
+    for _, row in table.iterrows():
+        rivals = table[table.method == row["method"]]
+        as_good = (rivals[x] >= row[x]) & (rivals[y] >= row[y])
+        better = (rivals[x] > row[x]) | (rivals[y] > row[y])
+        unbeaten.append(not bool((as_good & better).any()))
+    return unbeaten
 
 
 def frontier(
-    results,  # hard prompts, or a table with columns method, seed and the two below
+    results: Sequence | pd.DataFrame,  # hard prompts, or a table with columns method, seed and the two below
     x: str = "accuracy",  # better when larger
     y: str = "scrutability",  # better when larger
     reference: tuple | None = None,  # the point that areas are measured from; None for the least of all results
 ) -> Frontier:
     "Frontier and hypervolume of each method; raises ValueError for a table that lacks a column."
-    t = results.copy() if isinstance(results, pd.DataFrame) else as_table(results)
-    missing = sorted({"method", "seed", x, y} - set(t))
-    if missing or not len(t):
-        raise ValueError(
-            f"The table {'has no rows' if not missing else 'lacks ' + ', '.join(missing)}: give one with rows and the columns method, seed, {x} and {y}."
-        )
-    ref = reference or (t[x].min(), t[y].min())
-    beaten = lambda r, g: bool(((g[x] >= r[x]) & (g[y] >= r[y]) & ((g[x] > r[x]) | (g[y] > r[y]))).any())
-    t["best"] = [not beaten(r, t[t.method == r["method"]]) for _, r in t.iterrows()]
-    areas = {
-        m: {s: hypervolume(list(zip(h[x], h[y])), ref) for s, h in g.groupby("seed")}
-        for m, g in t.groupby("method", sort=False)
-    }
-    return Frontier(t, pd.Series({m: over_runs(list(a.values()), list(a)) for m, a in areas.items()}), x, y)
+    table = results.copy() if isinstance(results, pd.DataFrame) else as_table(results)
+    missing = sorted({"method", "seed", x, y} - set(table))
+    if missing or not len(table):
+        wrong = f"lacks {', '.join(missing)}" if missing else "has no rows"
+        raise ValueError(f"The table {wrong}: give one with rows and the columns method, seed, {x} and {y}.")
+    reference = reference or (table[x].min(), table[y].min())
+    table["best"] = _unbeaten(table, x, y)
+    areas = {}
+    for method, own in table.groupby("method", sort=False):
+        by_seed = {seed: hypervolume(list(zip(runs[x], runs[y])), reference) for seed, runs in own.groupby("seed")}
+        areas[method] = over_runs(list(by_seed.values()), list(by_seed))
+    return Frontier(table, pd.Series(areas), x, y)
 
 # %% ../../nbs/evaluation/interpretability.ipynb #c019
 def nearest_f1(
@@ -354,10 +435,20 @@ def nearest_f1(
     ids: Sequence[int],  # tokens to be compared with
 ) -> float:
     "F1 between the tokens nearest to a prompt's vectors (Euclidean) and given ones, counted without order."
-    E = torch.cat([e.float() for e in lm.embed_rows()])
-    near = torch.cdist(vectors.to(E), E).argmin(-1).tolist()
-    shared = sum(min(near.count(i), list(ids).count(i)) for i in set(ids))
-    return 2 * shared / (len(near) + len(ids))
+    table = torch.cat([rows.float() for rows in lm.embed_rows()])
+    near = torch.cdist(vectors.to(table), table).argmin(-1).tolist()
+    wanted = list(ids)
+    shared = sum(min(near.count(token), wanted.count(token)) for token in set(wanted))
+    return 2 * shared / (len(near) + len(wanted))
+
+
+def _pull(goal: torch.Tensor, weight: float) -> Callable:
+    "A regulariser that draws a prompt's vectors to others."
+
+    def regularizer(vectors):
+        return weight * (vectors - goal).square().sum() / len(goal)
+
+    return regularizer
 
 
 def waywardness(
@@ -371,19 +462,20 @@ def waywardness(
     **settings,  # further arguments of `tune`
 ) -> pd.DataFrame:  # a row for each weight: accuracy, loss, F1 of the nearest tokens with the text
     "Prompts trained for a task while they are drawn to a text that has nothing to do with it."
-    ids = _rows_of(lm, text)
-    goal, start, rows = _vectors(lm, ids).float(), SoftPrompt.init(lm, len(ids), seed=seed), []
+    ids = _token_ids(lm, text)
+    goal = lm.embed_ids(ids).detach().float()
+    start = SoftPrompt.init(lm, len(ids), seed=seed)
+    measured_on = valid or examples
+    settings = dict(progress=False) | settings
+    rows = []
     for gamma in gammas:
-        pull = (lambda v, w=gamma / lm.scale**2: w * (v - goal).square().sum() / len(goal)) if gamma else None
-        p = tune(
-            lm, start, examples, steps=steps, seed=seed, regularizer=pull, **dict(progress=False) | settings
-        ).prompt
-        rows.append(
-            dict(
-                gamma=gamma,
-                accuracy=exact_match(lm, p, valid or examples),
-                loss=loss_on(lm, p, valid or examples),
-                f1=nearest_f1(lm, p.vectors, ids),
-            )
+        pull = _pull(goal, gamma / lm.scale**2) if gamma else None
+        prompt = tune(lm, start, examples, steps=steps, seed=seed, regularizer=pull, **settings).prompt
+        row = dict(
+            gamma=gamma,
+            accuracy=exact_match(lm, prompt, measured_on),
+            loss=loss_on(lm, prompt, measured_on),
+            f1=nearest_f1(lm, prompt.vectors, ids),
         )
+        rows.append(row)
     return pd.DataFrame(rows)

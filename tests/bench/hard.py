@@ -1,10 +1,14 @@
-"""Searching for hard prompts: many candidates scored in one call against one call for each, and a step of PEZ against the plain path.
+"""Searching for hard prompts: many candidates in one call against one call each; a step of PEZ against the plain path.
 
-    python tests/bench/hard.py [--prompts 256] [--tokens 8 20] [--examples 32] [--repeats 5] [--threads 2] [--device cpu] [--save]
+    python tests/bench/hard.py [--prompts 256] [--tokens 8 20] [--examples 32] [--repeats 5] [--threads 2]
+                               [--device cpu] [--save]
 
-Prompts of 8 tokens, as PEZ's smallest, and of 20, as GCG's. *Batched*: `Objective.task`, every prompt computed once for all its examples, many prompts in a pass. *One call each*: for every prompt a plain call of the transformers model on its rows, padded,
-with logits at every place, as a loop over prompts has it. *One call each, targets only*: the same rows through the package without shared prefixes, so that what is left is the batching and the sharing alone.
-Each repeat runs the ways in turn, ratios are taken within a repeat, medians are shown with the smallest and largest; the largest difference of the scores says that they did the same."""
+Prompts of 8 tokens, as PEZ's smallest, and of 20, as GCG's. *Batched*: `Objective.task`, every prompt computed once for
+all its examples, many prompts in a pass. *One call each*: for every prompt a plain call of the transformers model on
+its rows, padded, with logits at every place, as a loop over prompts has it. *One call each, targets only*: the same
+rows through the package without shared prefixes, so that what is left is the batching and the sharing alone.
+Each repeat runs the ways in turn, ratios are taken within a repeat, medians are shown with the smallest and largest;
+the largest difference of the scores says that they did the same."""
 
 import argparse
 import json
@@ -27,143 +31,171 @@ import torch
 import torch.nn.functional as F
 import transformers
 
+HERE = Path(__file__).parent
 
-def took(f, device):
+
+def took(function, device):
+    "Seconds of a call, and what it gave."
     if device == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
-    out = f()
+    out = function()
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start, out
 
 
+def plain_loss(lm, vectors, rows):
+    "Nats per target token behind a prompt, by the model's own forward pass."
+    inputs = assemble(lm, vectors, pad_rows(lm, rows))
+    logits = lm.model(
+        inputs_embeds=inputs.inputs_embeds,
+        attention_mask=inputs.attention_mask,
+        position_ids=inputs.position_ids,
+        use_cache=False,
+    ).logits
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), inputs.labels[:, 1:].flatten(), ignore_index=-100)
+
+
 @torch.no_grad()
 def plain_score(lm, ids, rows):
-    "Nats per target token of one prompt, by the model's own forward pass."
-    x = assemble(lm, lm.embed(torch.tensor(ids, device=lm.device)), pad_rows(lm, rows))
-    z = lm.model(
-        inputs_embeds=x.inputs_embeds, attention_mask=x.attention_mask, position_ids=x.position_ids, use_cache=False
-    ).logits
-    return F.cross_entropy(z[:, :-1].flatten(0, 1).float(), x.labels[:, 1:].flatten(), ignore_index=-100).item()
+    return plain_loss(lm, lm.embed_ids(ids), rows).item()
 
 
 @torch.no_grad()
 def targets_only(lm, ids, rows):
-    return prompted_loss(
-        lm, lm.embed(torch.tensor(ids, device=lm.device)), pad_rows(lm, rows), shared_prefix=False
-    ).item()
+    return prompted_loss(lm, lm.embed_ids(ids), pad_rows(lm, rows), shared_prefix=False).item()
 
 
 def plain_step(lm, proj, P, rows):
     "Gradient of the plain loss at the projected prompt."
-    v = proj.table[proj.nearest(P)].clone().requires_grad_()
-    x = assemble(lm, v, pad_rows(lm, rows))
-    z = lm.model(
-        inputs_embeds=x.inputs_embeds, attention_mask=x.attention_mask, position_ids=x.position_ids, use_cache=False
-    ).logits
-    return torch.autograd.grad(
-        F.cross_entropy(z[:, :-1].flatten(0, 1).float(), x.labels[:, 1:].flatten(), ignore_index=-100), v
-    )[0]
+    projected = proj.table[proj.nearest(P)].clone().requires_grad_()
+    return torch.autograd.grad(plain_loss(lm, projected, rows), projected)[0]
 
 
-def spread(xs):
-    return dict(median=round(median(xs), 2), range=[round(min(xs), 2), round(max(xs), 2)])
+def spread(ratios):
+    return dict(median=round(median(ratios), 2), range=[round(min(ratios), 2), round(max(ratios), 2)])
 
 
 def scoring(lm, task, prompts, n, examples, repeats, device):
     "Seconds and ratios of the three ways to score."
-    o = Objective(lm, lab_task(task).examples(examples, split="train"))
-    ids = o.random_prompts(prompts, n, torch.Generator().manual_seed(0))
+    objective = Objective(lm, lab_task(task).examples(examples, split="train"))
+    ids = objective.random_prompts(prompts, n, torch.Generator().manual_seed(0))
+    rows = objective.pool
     ways = {
-        "batched": lambda some: o.task(some).tolist(),
-        "one call each": lambda some: [plain_score(lm, p, o.pool) for p in some],
-        "one call each, targets only": lambda some: [targets_only(lm, p, o.pool) for p in some],
+        "batched": lambda some: objective.task(some).tolist(),
+        "one call each": lambda some: [plain_score(lm, prompt, rows) for prompt in some],
+        "one call each, targets only": lambda some: [targets_only(lm, prompt, rows) for prompt in some],
     }
-    for f in ways.values():
-        f(ids[:8])
-    runs = [{k: took(lambda: f(ids), device) for k, f in ways.items()} for _ in range(repeats)]
-    differ = max(abs(a - b) for k in ways for a, b in zip(runs[0]["batched"][1], runs[0][k][1]))
+    seconds = {name: [] for name in ways}
+    scores = {name: way(ids[:8]) for name, way in ways.items()}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            spent, scores[name] = took(lambda way=way: way(ids), device)
+            seconds[name].append(spent)
+    batched = seconds["batched"]
+    differences = [abs(a - b) for name in ways for a, b in zip(scores["batched"], scores[name])]
     return dict(
         what="scoring",
         task=task,
         prompts=prompts,
         n=n,
         examples=examples,
-        seconds={k: round(median(r[k][0] for r in runs), 3) for k in ways},
-        largest_difference=differ,
-        times={k: spread([r[k][0] / r["batched"][0] for r in runs]) for k in ways if k != "batched"},
+        seconds={name: round(median(each), 3) for name, each in seconds.items()},
+        largest_difference=max(differences),
+        times={
+            name: spread([slow / fast for slow, fast in zip(each, batched)])
+            for name, each in seconds.items()
+            if name != "batched"
+        },
     )
 
 
 def step(lm, task, n, repeats, device, batch=16, steps=20):
     "Seconds and ratio of a step's gradient."
-    o = Objective(lm, lab_task(task).examples(batch, split="train"))
-    proj, g = Projection(lm, o.ok), torch.Generator().manual_seed(0)
-    P = proj.table[torch.randint(len(proj.ids), (n,), generator=g)] + 0.01
-    ours, plain = (
-        (lambda: [pez_gradient(o, proj, P, o.pool, PEZConfig())[1] for _ in range(steps)][-1]),
-        (lambda: [plain_step(lm, proj, P, o.pool) for _ in range(steps)][-1]),
-    )
-    ours(), plain()
+    objective = Objective(lm, lab_task(task).examples(batch, split="train"))
+    proj = Projection(lm, objective.ok)
+    P = proj.table[torch.randint(len(proj.ids), (n,), generator=torch.Generator().manual_seed(0))] + 0.01
+
+    def ours():
+        for _ in range(steps):
+            gradient = pez_gradient(objective, proj, P, objective.pool, PEZConfig())[1]
+        return gradient
+
+    def plain():
+        for _ in range(steps):
+            gradient = plain_step(lm, proj, P, objective.pool)
+        return gradient
+
+    ours()
+    plain()
     runs = [(took(ours, device), took(plain, device)) for _ in range(repeats)]
+    fast = [first[0] for first, _ in runs]
+    slow = [second[0] for _, second in runs]
+    (_, gradient), (_, wanted) = runs[0]
     return dict(
         what="PEZ step",
         task=task,
         examples=batch,
         n=n,
-        seconds=dict(
-            ours=round(median(a[0] for a, _ in runs) / steps, 4), plain=round(median(b[0] for _, b in runs) / steps, 4)
-        ),
-        times=dict(plain=spread([b[0] / a[0] for a, b in runs])),
-        largest_difference=(runs[0][0][1] - runs[0][1][1]).abs().max().item(),
+        seconds=dict(ours=round(median(fast) / steps, 4), plain=round(median(slow) / steps, 4)),
+        times=dict(plain=spread([b / a for a, b in zip(fast, slow)])),
+        largest_difference=(gradient - wanted).abs().max().item(),
     )
 
 
+def show(row):
+    ratios = {name: (ratio["median"], *ratio["range"]) for name, ratio in row["times"].items()}
+    print(
+        f"{row['what']}, {row['task']}, {row['n']} tokens: seconds {row['seconds']}, ratios {ratios}, "
+        f"largest difference {row['largest_difference']:.1e}",
+        flush=True,
+    )
+
+
+def save(rows, given, load):
+    "Keeps the table as a dated file."
+    where = torch.cuda.get_device_name() if given.device == "cuda" else f"CPU, {given.threads} threads"
+    path = HERE / "results" / f"hard-{date.today()}-{given.device}.json"
+    versions = dict(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+    )
+    record = dict(
+        date=str(date.today()),
+        device=where,
+        repeats=given.repeats,
+        load_before=round(load, 2),
+        versions=versions,
+        rows=rows,
+    )
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print("kept in", path.relative_to(HERE.parents[1]))
+
+
 def main():
-    ap = argparse.ArgumentParser()
-    ap.add_argument("--prompts", type=int, default=256)
-    ap.add_argument("--tokens", type=int, nargs="+", default=[8, 20])
-    ap.add_argument("--examples", type=int, default=32)
-    ap.add_argument("--repeats", type=int, default=5)
-    ap.add_argument("--threads", type=int, default=2)
-    ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    ap.add_argument("--save", action="store_true", help="keep the table as a dated file in tests/bench/results")
-    a = ap.parse_args()
-    torch.set_num_threads(a.threads)
-    load, lm = os.getloadavg()[0], load_lm("lab-base-s", device=a.device)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[8, 20])
+    parser.add_argument("--examples", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--save", action="store_true", help="keep the table as a dated file in tests/bench/results")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    load = os.getloadavg()[0]
+    lm = load_lm("lab-base-s", device=given.device)
     rows = []
-    for task, n in product(("capital", "sentiment"), a.tokens):
-        rows += [
-            scoring(lm, task, a.prompts, n, a.examples, a.repeats, a.device),
-            step(lm, task, n, a.repeats, a.device),
-        ]
-        for r in rows[-2:]:
-            print(
-                f"{r['what']}, {task}, {n} tokens: seconds {r['seconds']}, ratios { ({k: (v['median'], *v['range']) for k, v in r['times'].items()}) }, largest difference {r['largest_difference']:.1e}",
-                flush=True,
-            )
-    print(f"{a.threads} threads, load before {load:.1f}")
-    if a.save:
-        where = torch.cuda.get_device_name() if a.device == "cuda" else f"CPU, {a.threads} threads"
-        path = Path(__file__).parent / "results" / f"hard-{date.today()}-{a.device}.json"
-        path.write_text(
-            json.dumps(
-                dict(
-                    date=str(date.today()),
-                    device=where,
-                    repeats=a.repeats,
-                    load_before=round(load, 2),
-                    versions=dict(
-                        python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__
-                    ),
-                    rows=rows,
-                ),
-                indent=1,
-            )
-            + "\n"
-        )
-        print("kept in", path.relative_to(Path(__file__).parents[2]))
+    for task, n in product(("capital", "sentiment"), given.tokens):
+        rows.append(scoring(lm, task, given.prompts, n, given.examples, given.repeats, given.device))
+        show(rows[-1])
+        rows.append(step(lm, task, n, given.repeats, given.device))
+        show(rows[-1])
+    print(f"{given.threads} threads, load before {load:.1f}")
+    if given.save:
+        save(rows, given, load)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,15 @@ class RandomConfig:
             raise ValueError(f"prompts={self.prompts}, finalists={self.finalists}: each must be at least 1.")
 
 
+def _affordable(objective: Objective, config: RandomConfig) -> int:
+    "How many prompts the budget pays for, when the finalists are to be validated as well."
+    if objective.budget is None:
+        return config.prompts
+    validation = config.finalists * len(objective.held)
+    affordable = (objective.budget - validation) // len(objective.pool)
+    return min(config.prompts, max(1, affordable))
+
+
 def random_search(
     lm: FrozenLM,  # the model
     examples: Sequence[Example],  # what to search on
@@ -44,28 +53,36 @@ def random_search(
 ) -> HardPrompt:
     "The best of random prompts; raises ValueError for data or settings that do not fit."
     began = time.perf_counter()
-    o, c = set_up(
-        RandomConfig, lm, examples, dict(n=n, fluency=fluency, valid=valid, prompts=prompts, seed=seed) | settings
-    )
-    g, best = torch.Generator().manual_seed(c.seed), Shortlist(o)
-    o.start(c.n, g)
-    most = (
-        c.prompts if o.budget is None else min(c.prompts, max(1, (o.budget - c.finalists * len(o.held)) // len(o.pool)))
-    )
-    tried = o.random_prompts(most, c.n, g)
-    scores = o.score(tried)
-    best.offer([tried[i] for i in scores.argsort()[: c.finalists].tolist()])
+    given = dict(n=n, fluency=fluency, valid=valid, prompts=prompts, seed=seed) | settings
+    objective, config = set_up(RandomConfig, lm, examples, given)
+    generator = torch.Generator().manual_seed(config.seed)
+    objective.start(config.n, generator)
+    tried = objective.random_prompts(_affordable(objective, config), config.n, generator)
+    scores = objective.score(tried)
+    finalists = scores.argsort()[: config.finalists]
+    shortlist = Shortlist(objective)
+    shortlist.offer([tried[i] for i in finalists.tolist()])
     history = pd.DataFrame(
-        dict(step=range(1, len(tried) + 1), loss=scores.tolist(), objective=scores.cummin(0).values.tolist())
+        dict(
+            step=range(1, len(tried) + 1),
+            loss=scores.tolist(),
+            objective=scores.cummin(0).values.tolist(),
+        )
     )
     return as_hard(
-        o, best.best, "random search", history, settings=asdict(c), seed=c.seed, seconds=time.perf_counter() - began
+        objective,
+        shortlist.best,
+        "random search",
+        history,
+        settings=asdict(config),
+        seed=config.seed,
+        seconds=time.perf_counter() - began,
     )
 
 # %% ../../../nbs/translation/hard/baselines.ipynb #c008
 @dataclass(frozen=True)
 class GreedyConfig:
-    "What determines a greedy coordinate search besides model, data and objective; raises ValueError for counts below 1."
+    "What determines a greedy coordinate search besides model, data, objective; raises ValueError for counts below 1."
 
     n: int = 8  # tokens
     steps: int = 16  # places visited, in random order, each once before any comes again
@@ -78,51 +95,67 @@ class GreedyConfig:
             raise ValueError(f"steps={self.steps}, tries={self.tries}: each must be at least 1.")
 
 
-def _swaps(objective, ids, place, tries, g):
+def _swaps(objective: Objective, ids: tuple, place: int, tries: int, generator: torch.Generator) -> list[tuple]:
     "Prompts with another token at one place, as many of them as survive typing."
     pool = torch.tensor(objective.tokens)
-    drawn = pool[torch.randperm(len(pool), generator=g)[: 2 * tries]].tolist()
-    return objective.typed([(*ids[:place], t, *ids[place + 1 :]) for t in drawn if t != ids[place]])[:tries]
-
-# %% ../../../nbs/translation/hard/baselines.ipynb #c008s
-def _coordinate(o, c):
-    "The steps of a greedy coordinate search."
-    g, best, rows, order = torch.Generator().manual_seed(c.seed), Shortlist(o), [], []
-    ids = o.start(c.n, g, c.text)
-    value = o.score([ids])[0].item()
-    best.offer([ids])
-    for step in range(1, c.steps + 1):
-        order = order or torch.randperm(len(ids), generator=g).tolist()
-        some = _swaps(o, ids, order.pop(), c.tries, g)
-        scores = o.score(some) if some else torch.tensor([torch.inf])
-        if scores.min() < value:
-            ids, value = some[scores.argmin()], scores.min().item()
-        best.offer([ids])
-        rows.append(dict(step=step, objective=value, tried=len(some), valid=best.seen[best.best]))
-        if o.done:
-            break
-    return best.best, pd.DataFrame(rows)
+    order = torch.randperm(len(pool), generator=generator)
+    drawn = pool[order[: 2 * tries]].tolist()
+    before = ids[:place]
+    behind = ids[place + 1 :]
+    swapped = [(*before, token, *behind) for token in drawn if token != ids[place]]
+    return objective.typed(swapped)[:tries]
 
 # %% ../../../nbs/translation/hard/baselines.ipynb #c009
+def _coordinate(objective: Objective, config: GreedyConfig) -> tuple[tuple, pd.DataFrame]:
+    "The steps of a greedy coordinate search: the best prompt on the validation examples, and a row for each step."
+    generator = torch.Generator().manual_seed(config.seed)
+    ids = objective.start(config.n, generator, config.text)
+    value = objective.score([ids])[0].item()
+    shortlist = Shortlist(objective)
+    shortlist.offer([ids])
+    order = []  # places to visit before any comes again
+    history = []
+    for step in range(1, config.steps + 1):
+        if not order:
+            order = torch.randperm(len(ids), generator=generator).tolist()
+        candidates = _swaps(objective, ids, order.pop(), config.tries, generator)
+        scores = objective.score(candidates) if candidates else torch.tensor([torch.inf])
+        if scores.min() < value:
+            ids = candidates[scores.argmin()]
+            value = scores.min().item()
+        shortlist.offer([ids])
+        validated = shortlist.seen[shortlist.best]
+        history.append(dict(step=step, objective=value, tried=len(candidates), valid=validated))
+        if objective.done:
+            break
+    return shortlist.best, pd.DataFrame(history)
+
+
 def greedy_coordinate(
     lm: FrozenLM,  # the model
     examples: Sequence[Example],  # what to search on
     n: int = 8,  # tokens
     fluency: float = 0.0,  # weight of the reader's nats per token
-    valid: Sequence[Example]
-    | None = None,  # held-out examples that choose among the prompts accepted; None for the same
+    valid: Sequence[Example] | None = None,  # examples that choose among the prompts accepted; None for the same
     steps: int = 16,  # places visited
     seed: int = 0,  # first prompt, order of the places, tokens
     **settings,  # further fields of `GreedyConfig` and of `Objective`
 ) -> HardPrompt:
-    "The best prompt of a search that changes one token at a time; raises ValueError for data or settings that do not fit."
+    """The best prompt of a search that changes one token at a time.
+
+    Raises ValueError for data or settings that do not fit."""
     began = time.perf_counter()
-    o, c = set_up(
-        GreedyConfig, lm, examples, dict(n=n, fluency=fluency, valid=valid, steps=steps, seed=seed) | settings
-    )
-    ids, history = _coordinate(o, c)
+    given = dict(n=n, fluency=fluency, valid=valid, steps=steps, seed=seed) | settings
+    objective, config = set_up(GreedyConfig, lm, examples, given)
+    ids, history = _coordinate(objective, config)
     return as_hard(
-        o, ids, "greedy coordinate", history, settings=asdict(c), seed=c.seed, seconds=time.perf_counter() - began
+        objective,
+        ids,
+        "greedy coordinate",
+        history,
+        settings=asdict(config),
+        seed=config.seed,
+        seconds=time.perf_counter() - began,
     )
 
 # %% ../../../nbs/translation/hard/baselines.ipynb #c012
@@ -133,7 +166,7 @@ def written(
     **objective,  # further fields of `Objective`: fluency, reader, at, end
 ) -> HardPrompt:
     "A hand-written text, measured like a prompt that was found; raises ValueError for a text without tokens."
-    ids = tuple(lm.tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = tuple(lm.token_ids(text))
     if not ids:
         raise ValueError(f"The text {text!r} has no tokens: give one with at least one.")
     return as_hard(Objective(lm, examples, **objective), ids, "hand")

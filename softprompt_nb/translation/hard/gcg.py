@@ -12,7 +12,16 @@ from dataclasses import asdict, dataclass
 
 from ...data import Example
 from ...lm import FrozenLM
-from .objective import HardPrompt, Objective, Shortlist, as_hard, nll_gradient, set_up
+from ...patching import patch
+from softprompt_nb.translation.hard.objective import (
+    HardPrompt,
+    Objective,
+    Shortlist,
+    as_hard,
+    full_precision,
+    nll_gradient,
+    set_up,
+)
 
 import pandas as pd
 import torch
@@ -25,13 +34,14 @@ def token_gradient(
 ) -> tuple:  # objective on these rows, gradient (n, vocabulary) in the one-hot rows
     "The objective of a prompt and its gradient in the one-hot rows."
     lm = objective.lm
-    with torch.no_grad():
-        v = lm.embed(torch.tensor(ids, device=lm.device))
-    value, g = objective.gradient(v, rows)
-    G = torch.cat([g.float() @ e.float().T for e in lm.embed_rows()], 1)
+    vectors = lm.embed_ids(ids).detach()
+    value, in_vectors = objective.gradient(vectors, rows)
+    pieces = [in_vectors @ full_precision(table).T for table in lm.embed_rows()]
+    G = torch.cat(pieces, 1)
     if objective.fluency and (len(ids) > 1 or objective.reading.lead):
-        nll, more = nll_gradient(objective.reading, ids)
-        value, G = value + objective.fluency * nll, G + objective.fluency * more
+        nll, of_fluency = nll_gradient(objective.reading, ids)
+        value = value + objective.fluency * nll
+        G = G + objective.fluency * of_fluency
     return value, G
 
 # %% ../../../nbs/translation/hard/gcg.ipynb #c008
@@ -41,17 +51,21 @@ def swaps(
     G: torch.Tensor,  # (n, vocabulary) gradient in the one-hot rows
     k: int,  # how many
     topk: int,  # tokens a place, those with the lowest gradient
-    g: torch.Generator,  # draws
-) -> list:  # prompts, as token ids, that differ from the prompt in one token
+    generator: torch.Generator,  # draws
+) -> list[tuple]:  # prompts, as token ids, that differ from the prompt in one token
     "Up to `k` different single swaps drawn from the most promising tokens of every place, those that survive typing."
     now = torch.tensor(ids)
-    G = G.cpu().masked_fill(~objective.ok.cpu(), torch.inf).scatter(1, now[:, None], torch.inf)
-    topk = min(topk, int((~G.isinf()).sum(1).min()))
-    best = G.topk(topk, largest=False).indices
-    pairs = torch.randperm(len(now) * topk, generator=g)[: 2 * k]
-    made = now.repeat(len(pairs), 1)
-    made[torch.arange(len(pairs)), pairs // topk] = best[pairs // topk, pairs % topk]
-    return objective.typed(made.tolist())[:k]
+    usable = objective.ok.cpu()
+    allowed = G.cpu().masked_fill(~usable, torch.inf)
+    allowed = allowed.scatter(1, now[:, None], torch.inf)  # the token that stands there is no swap
+    fewest = int((~allowed.isinf()).sum(1).min())
+    topk = min(topk, fewest)
+    best = allowed.topk(topk, largest=False).indices
+    drawn = torch.randperm(len(now) * topk, generator=generator)[: 2 * k]
+    place = drawn // topk
+    swapped = now.repeat(len(drawn), 1)
+    swapped[torch.arange(len(drawn)), place] = best[place, drawn % topk]
+    return objective.typed(swapped.tolist())[:k]
 
 # %% ../../../nbs/translation/hard/gcg.ipynb #c011
 @dataclass(frozen=True)
@@ -71,114 +85,143 @@ class GCGConfig:
     text: str | None = None  # a text to begin with, in place of n random tokens
 
     def __post_init__(self):
-        least = {
-            k: getattr(self, k)
-            for k in ("steps", "candidates", "topk", "batch_size", "finalists", "buffer", "patience")
-        }
-        if min(least.values()) < 1 or self.restarts < 0:
+        names = ("steps", "candidates", "topk", "batch_size", "finalists", "buffer", "patience")
+        counts = {name: getattr(self, name) for name in names}
+        if min(counts.values()) < 1 or self.restarts < 0:
+            given = ", ".join(f"{name}={count}" for name, count in counts.items())
             raise ValueError(
-                f"{', '.join(f'{k}={v}' for k, v in least.items())}, restarts={self.restarts}: each must be at least 1, restarts at least 0."
+                f"{given}, restarts={self.restarts}: each must be at least 1, restarts at least 0.",
             )
 
 # %% ../../../nbs/translation/hard/gcg.ipynb #c012
 class _Buffer:
     "The prompts to go on from: their objective on all examples, and how often they failed."
 
-    def __init__(self, o, c, g):
-        self.o, self.c, self.g, self.left = o, c, g, c.restarts
-        self.fill([o.start(c.n, g, c.text)] if c.text else [])
+    def __init__(self, objective: Objective, config: GCGConfig, generator: torch.Generator):
+        self.objective = objective
+        self.config = config
+        self.generator = generator
+        self.left = config.restarts
+        self.fill([objective.start(config.n, generator, config.text)] if config.text else [])
 
-    def fill(self, given=()):
-        prompts = [*given, *self.o.random_prompts(max(1, self.c.buffer - len(given)), self.c.n, self.g)][
-            : max(len(given), self.c.buffer)
-        ]
-        self.value = dict(zip(prompts, self.o.score(prompts).tolist()))
-        self.failed, self.known = dict.fromkeys(prompts, 0), set(prompts)
+    def fill(self, given: Sequence = ()) -> None:
+        "Starts with given prompts and random ones."
+        room = max(len(given), self.config.buffer)
+        n_random = max(1, self.config.buffer - len(given))
+        drawn = self.objective.random_prompts(n_random, self.config.n, self.generator)
+        prompts = [*given, *drawn][:room]
+        scores = self.objective.score(prompts)
+        self.value = dict(zip(prompts, scores.tolist()))
+        self.failed = dict.fromkeys(prompts, 0)
+        self.known = set(prompts)
 
-    def parent(self):  # the best of those that have not failed too often; None at the end of the search
-        fit = [p for p in self.value if self.failed[p] < self.c.patience]
+    def best(self) -> tuple:
+        "The prompt with the lowest objective."
+        return min(self.value, key=self.value.get)
+
+    def parent(self) -> tuple | None:
+        "The best of those that have not failed too often; None at the end of the search."
+        fit = [prompt for prompt in self.value if self.failed[prompt] < self.config.patience]
         if not fit and self.left:
             self.left -= 1
             self.fill()
             fit = list(self.value)
         return min(fit, key=self.value.get) if fit else None
 
-    def add(self, parent, prompts, values):  # -> was there a better one?
-        if not prompts or min(values) >= self.value[parent]:
-            self.failed[parent] += 1
-            return False
-        new = prompts[values.index(min(values))]
-        self.value[new], self.failed[new] = min(values), 0
-        self.known.add(new)
-        for p in sorted(self.value, key=self.value.get)[self.c.buffer :]:
-            del self.value[p], self.failed[p]
-        return True
+# %% ../../../nbs/translation/hard/gcg.ipynb #nd5498ae
+@patch
+def add(self: _Buffer, parent: tuple, prompts: Sequence, values: Sequence) -> bool:
+    "Keeps the best neighbour of a parent if it is better, and says whether it was."
+    if not prompts or min(values) >= self.value[parent]:
+        self.failed[parent] += 1
+        return False
+    lowest = min(values)
+    new = prompts[values.index(lowest)]
+    self.value[new] = lowest
+    self.failed[new] = 0
+    self.known.add(new)
+    ordered = sorted(self.value, key=self.value.get)
+    for prompt in ordered[self.config.buffer :]:
+        del self.value[prompt]
+        del self.failed[prompt]
+    return True
 
 # %% ../../../nbs/translation/hard/gcg.ipynb #c013
-def _drawn(o, c, g):  # the examples of a step
-    if c.batch_size >= len(o.pool):
-        return o.pool
-    return [o.pool[i] for i in torch.randperm(len(o.pool), generator=g)[: c.batch_size].tolist()]
+def _drawn(objective: Objective, size: int, generator: torch.Generator) -> Sequence:
+    "The examples of a step: all of them where they are few."
+    pool = objective.pool
+    if size >= len(pool):
+        return pool
+    order = torch.randperm(len(pool), generator=generator)
+    return [pool[i] for i in order[:size].tolist()]
 
 
-def _step(o, c, g, buffer, parent):
-    "One step: gradient, candidates, screening, decision on all examples."
-    rows = _drawn(o, c, g)
-    _, G = token_gradient(o, parent, rows)
-    some = [
-        p for p in swaps(o, parent, G, c.candidates, c.topk, g) if p not in buffer.known
-    ]  # what is or was in the buffer is no news
-    if not some:
+def _step(buffer: _Buffer, parent: tuple) -> tuple[bool, int]:
+    "Gradient, candidates, screening, decision on all examples: was one better, and how many were tried?"
+    objective = buffer.objective
+    config = buffer.config
+    rows = _drawn(objective, config.batch_size, buffer.generator)
+    _, G = token_gradient(objective, parent, rows)
+    neighbours = swaps(objective, parent, G, config.candidates, config.topk, buffer.generator)
+    candidates = [prompt for prompt in neighbours if prompt not in buffer.known]  # others were tried already
+    if not candidates:
         return buffer.add(parent, [], []), 0
-    scores = o.score(some, rows)
-    if rows is not o.pool:
-        some = [some[i] for i in scores.argsort()[: c.finalists].tolist()]
-        scores = o.score(some)
-    return buffer.add(parent, some, scores.tolist()), len(some)
-
-
-def _search(o, c):
-    "The steps of GCG: the best prompt on the validation examples, and a row for each step."
-    g, best, rows = torch.Generator().manual_seed(c.seed), Shortlist(o), []
-    buffer = _Buffer(o, c, g)
-    best.offer([min(buffer.value, key=buffer.value.get)])
-    lowest = min(buffer.value.values())
-    for step in range(1, c.steps + 1):
-        if (parent := buffer.parent()) is None:
-            break
-        accepted, tried = _step(o, c, g, buffer, parent)
-        now = min(buffer.value, key=buffer.value.get)
-        best.offer([now])
-        lowest = min(lowest, buffer.value[now])
-        rows.append(
-            dict(
-                step=step,
-                objective=lowest,
-                current=buffer.value[now],
-                accepted=accepted,
-                tried=tried,
-                restarts=c.restarts - buffer.left,
-                valid=best.seen[best.best],
-            )
-        )
-        if o.done:
-            break
-    return best.best, pd.DataFrame(rows)
+    scores = objective.score(candidates, rows)
+    if rows is not objective.pool:
+        screened = scores.argsort()[: config.finalists].tolist()
+        candidates = [candidates[i] for i in screened]
+        scores = objective.score(candidates)
+    accepted = buffer.add(parent, candidates, scores.tolist())
+    return accepted, len(candidates)
 
 # %% ../../../nbs/translation/hard/gcg.ipynb #c014
+def _search(objective: Objective, config: GCGConfig) -> tuple[tuple, pd.DataFrame]:
+    "The steps of GCG: the best prompt on the validation examples, and a row for each step."
+    generator = torch.Generator().manual_seed(config.seed)
+    shortlist = Shortlist(objective)
+    buffer = _Buffer(objective, config, generator)
+    shortlist.offer([buffer.best()])
+    lowest = min(buffer.value.values())
+    history = []
+    for step in range(1, config.steps + 1):
+        parent = buffer.parent()
+        if parent is None:
+            break
+        accepted, tried = _step(buffer, parent)
+        now = buffer.best()
+        shortlist.offer([now])
+        lowest = min(lowest, buffer.value[now])
+        row = dict(
+            step=step,
+            objective=lowest,
+            current=buffer.value[now],
+            accepted=accepted,
+            tried=tried,
+            restarts=config.restarts - buffer.left,
+            valid=shortlist.seen[shortlist.best],
+        )
+        history.append(row)
+        if objective.done:
+            break
+    return shortlist.best, pd.DataFrame(history)
+
+
 def gcg(
     lm: FrozenLM,  # the model
     examples: Sequence[Example],  # what to search on
     n: int = 8,  # tokens
     fluency: float = 0.0,  # weight of the reader's nats per token
-    valid: Sequence[Example]
-    | None = None,  # held-out examples that choose among the prompts accepted; None for the same
+    valid: Sequence[Example] | None = None,  # examples that choose among the prompts accepted; None for the same
     steps: int = 40,  # gradients taken
     seed: int = 0,  # first prompts and draws
-    **settings,  # further fields of `GCGConfig` and of `Objective`: candidates, topk, batch_size, buffer, restarts, reader, banned, at, budget, ...
+    **settings,  # more of `GCGConfig` and of `Objective`: candidates, topk, batch_size, buffer, reader, banned, at, ...
 ) -> HardPrompt:
-    "The best validated prompt of a GCG search (after Zou et al. 2023, algorithm 1); raises ValueError for data or settings that do not fit."
+    """The best validated prompt of a GCG search (after Zou et al. 2023, algorithm 1).
+
+    Raises ValueError for data or settings that do not fit."""
     began = time.perf_counter()
-    o, c = set_up(GCGConfig, lm, examples, dict(n=n, fluency=fluency, valid=valid, steps=steps, seed=seed) | settings)
-    ids, history = _search(o, c)
-    return as_hard(o, ids, "GCG", history, settings=asdict(c), seed=c.seed, seconds=time.perf_counter() - began)
+    given = dict(n=n, fluency=fluency, valid=valid, steps=steps, seed=seed) | settings
+    objective, config = set_up(GCGConfig, lm, examples, given)
+    ids, history = _search(objective, config)
+    seconds = time.perf_counter() - began
+    return as_hard(objective, ids, "GCG", history, settings=asdict(config), seed=config.seed, seconds=seconds)

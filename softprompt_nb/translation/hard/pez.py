@@ -7,7 +7,7 @@ __all__ = ['PEZ_RELATIVE_LR', 'Projection', 'straight_through', 'parsability', '
 
 # %% ../../../nbs/translation/hard/pez.ipynb #c002
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from ...data import Example
@@ -17,6 +17,7 @@ from softprompt_nb.translation.hard.objective import (
     Objective,
     Shortlist,
     as_hard,
+    full_precision,
     nll_gradient,
     retokenized_all,
     set_up,
@@ -34,22 +35,35 @@ class Projection:
         self,
         lm: FrozenLM,  # the model
         ok: torch.Tensor,  # (vocabulary,) which tokens may be used
-        how: str = "cosine",  # "cosine" similarity or "euclidean" distance
+        metric: str = "cosine",  # "cosine" similarity or "euclidean" distance
     ):
-        if how not in ("cosine", "euclidean"):
-            raise ValueError(f"projection={how!r}: use 'cosine' or 'euclidean'.")
-        self.how, self.ids, self.unit = how, ok.nonzero()[:, 0], lm.norms.median()
+        if metric not in ("cosine", "euclidean"):
+            raise ValueError(f"projection={metric!r}: use 'cosine' or 'euclidean'.")
+        self.metric = metric
+        self.ids = ok.nonzero()[:, 0]
+        self.unit = lm.norms.median()
         with torch.no_grad():
-            self.table = lm.embed(self.ids).float()
-        self.rows = F.normalize(self.table, dim=-1) if how == "cosine" else self.table
+            self.table = full_precision(lm.embed(self.ids))
+        self.rows = F.normalize(self.table, dim=-1) if metric == "cosine" else self.table
 
-    def similarity(self, P):  # (n, d) -> (n, usable): cosine, or minus the squared distance in units of the median norm
-        if self.how == "cosine":
+    def similarity(
+        self,
+        P: torch.Tensor,  # (n, d) vectors
+    ) -> torch.Tensor:  # (n, usable): cosine, or minus the squared distance in units of the median norm
+        "How close each vector is to each usable token; differentiable."
+        if self.metric == "cosine":
             return F.normalize(P, dim=-1) @ self.rows.T
-        return (2 * P @ self.rows.T - P.square().sum(-1, keepdim=True) - self.rows.square().sum(-1)) / self.unit**2
+        lengths = P.square().sum(-1, keepdim=True)
+        row_lengths = self.rows.square().sum(-1)
+        minus_distance = 2 * P @ self.rows.T - lengths - row_lengths
+        return minus_distance / self.unit**2
 
     @torch.no_grad()
-    def nearest(self, P):  # (n, d) -> rows of the table (n,)
+    def nearest(
+        self,
+        P: torch.Tensor,  # (n, d) vectors
+    ) -> torch.Tensor:  # (n,) rows of the table; `ids` has their token ids
+        "The usable token that each vector is projected onto."
         return self.similarity(P).argmax(-1)
 
 # %% ../../../nbs/translation/hard/pez.ipynb #c008
@@ -60,25 +74,38 @@ def straight_through(
     temperature: float = 0.1,  # of the softmax over similarities
 ) -> torch.Tensor:  # (n, d)
     "A gradient in one-hot rows as a gradient in the vectors."
-    p = P.detach().requires_grad_()
-    s = (proj.similarity(p) / temperature).softmax(-1)
-    return torch.autograd.grad((s * G[:, proj.ids].to(s)).sum(), p)[0]
+    vectors = P.detach().requires_grad_()
+    similarity = proj.similarity(vectors)
+    soft_rows = (similarity / temperature).softmax(-1)
+    of_usable = G[:, proj.ids].to(soft_rows)
+    value = (soft_rows * of_usable).sum()
+    return torch.autograd.grad(value, vectors)[0]
 
 # %% ../../../nbs/translation/hard/pez.ipynb #c011
 def parsability(
     lm: FrozenLM,  # the model
     vectors: torch.Tensor,  # (n, d) prompt
 ) -> torch.Tensor:  # scalar from -1 (as expected) to 1
-    "Minus the mean cosine between each vector after the first and the embedding that the model expects there; differentiable. Raises ValueError for a single vector."
+    """Minus the mean cosine between each vector after the first and the embedding that the model expects there.
+
+    It is differentiable. Raises ValueError for a single vector."""
     if len(vectors) < 2:
         raise ValueError("A prompt of one vector has nothing that could be expected: give at least two.")
-    h = lm.trunk(inputs_embeds=vectors[None].to(lm.dtype), use_cache=False).last_hidden_state[0, :-1]
-    p, expected, i = lm.head(h).float().softmax(-1), 0, 0
-    for e in lm.embed_rows():
-        expected, i = expected + p[:, i : i + len(e)] @ e.float(), i + len(e)
-    return -F.cosine_similarity(vectors[1:].float(), expected, dim=-1).mean()
+    inputs = vectors[None].to(lm.dtype)
+    hidden = lm.trunk(inputs_embeds=inputs, use_cache=False).last_hidden_state[0, :-1]
+    probability = full_precision(lm.head(hidden)).softmax(-1)
+    expected = 0
+    start = 0
+    for rows in lm.embed_rows():
+        end = start + len(rows)
+        expected = expected + probability[:, start:end] @ full_precision(rows)
+        start = end
+    return -F.cosine_similarity(full_precision(vectors[1:]), expected, dim=-1).mean()
 
 # %% ../../../nbs/translation/hard/pez.ipynb #c014
+PEZ_RELATIVE_LR = 1.0  # default rate over the embedding table's scale: the best of .03, .1, .3, 1 on three other tasks
+
+
 @dataclass(frozen=True)
 class PEZConfig:
     "What determines a PEZ search besides model, data and objective; raises ValueError for values out of range."
@@ -86,7 +113,7 @@ class PEZConfig:
     n: int = 8  # tokens
     steps: int = 200  # optimiser steps
     batch_size: int = 16  # examples a step
-    lr: float | None = None  # AdamW's rate; None for RELATIVE_LR times the embedding table's scale
+    lr: float | None = None  # AdamW's rate; None for PEZ_RELATIVE_LR times the embedding table's scale
     seed: int = 0  # first prompt and order of the examples
     projection: str = "cosine"  # or "euclidean"
     temperature: float = 0.1  # of the straight-through softmax
@@ -98,19 +125,18 @@ class PEZConfig:
     def __post_init__(self):
         if self.steps < 1 or self.batch_size < 1 or self.eval_every < 1:
             raise ValueError(
-                f"steps={self.steps}, batch_size={self.batch_size}, eval_every={self.eval_every}: each must be at least 1."
+                f"steps={self.steps}, batch_size={self.batch_size}, eval_every={self.eval_every}: "
+                "each must be at least 1."
             )
         if self.lr is not None and not self.lr > 0:
             raise ValueError(f"lr={self.lr}: give a rate above zero, or None for the default.")
         if not self.temperature > 0 or not self.parsability >= 0:
             raise ValueError(
-                f"temperature={self.temperature}, parsability={self.parsability}: give a temperature above zero and a weight of at least zero."
+                f"temperature={self.temperature}, parsability={self.parsability}: "
+                "give a temperature above zero and a weight of at least zero."
             )
 
 # %% ../../../nbs/translation/hard/pez.ipynb #c015
-PEZ_RELATIVE_LR = 1.0  # default learning rate over the embedding table's scale: the best of .03, .1, .3 and 1 in 100 steps on three tasks of the lab that no study uses
-
-
 def pez_gradient(
     objective: Objective,  # task and fluency
     proj: Projection,  # tokens
@@ -119,91 +145,114 @@ def pez_gradient(
     config: PEZConfig = PEZConfig(),  # weights
 ) -> tuple:  # token ids, gradient (n, d), {name: value} of the terms
     "The terms of the objective at the projected prompt, and the gradient that moves the continuous one."
-    at = proj.nearest(P)
-    ids, v = proj.ids[at].tolist(), proj.table[at]
-    loss, g = objective.gradient(v, rows)
-    row = dict(loss=loss, objective=loss)
+    nearest = proj.nearest(P)
+    ids = proj.ids[nearest].tolist()
+    projected = proj.table[nearest]
+    loss, gradient = objective.gradient(projected, rows)
+    terms = dict(loss=loss, objective=loss)
     if objective.fluency and (len(ids) > 1 or objective.reading.lead):
-        row["nll"], G = nll_gradient(objective.reading, ids)
-        g, row["objective"] = (
-            g + objective.fluency * straight_through(proj, P, G, config.temperature),
-            loss + objective.fluency * row["nll"],
-        )
+        terms["nll"], G = nll_gradient(objective.reading, ids)
+        pulled_back = straight_through(proj, P, G, config.temperature)
+        gradient = gradient + objective.fluency * pulled_back
+        terms["objective"] = loss + objective.fluency * terms["nll"]
     if config.parsability:
-        v = v.clone().requires_grad_()
-        term = parsability(objective.lm, v)
-        g, row["parsability"] = g + config.parsability * torch.autograd.grad(term, v)[0], term.item()
-    return ids, g, row
+        vectors = projected.clone().requires_grad_()
+        expected = parsability(objective.lm, vectors)
+        (pull,) = torch.autograd.grad(expected, vectors)
+        gradient = gradient + config.parsability * pull
+        terms["parsability"] = expected.item()
+    return ids, gradient, terms
 
-# %% ../../../nbs/translation/hard/pez.ipynb #c016
-def _batches(rows, size, g):
-    "Shuffled passes over all rows."
-    size, queue = min(size, len(rows)), []
+# %% ../../../nbs/translation/hard/pez.ipynb #c017
+def _batches(rows: Sequence, size: int, generator: torch.Generator) -> Iterator[list]:
+    "Batches from shuffled passes over all rows; one that a pass does not fill takes the next pass along."
+    size = min(size, len(rows))
+    queue = []
     while True:
         while len(queue) < size:
-            queue += torch.randperm(len(rows), generator=g).tolist()
+            queue += torch.randperm(len(rows), generator=generator).tolist()
         yield [rows[i] for i in queue[:size]]
         queue = queue[size:]
 
 
-def _visited(objective, prompts):
+def _visited(objective: Objective, prompts: Sequence) -> list[tuple]:
     "The visited prompts as they are typed, where all their tokens may be used and the prompt did not grow."
-    some = list(dict.fromkeys(map(tuple, prompts)))
-    return [
-        q
-        for p, q in zip(some, retokenized_all(objective.lm, some))
-        if 0 < len(q) <= len(p) and bool(objective.ok[list(q)].all())
-    ]
+    different = list(dict.fromkeys(map(tuple, prompts)))
+    again = retokenized_all(objective.lm, different)
+    kept = []
+    for prompt, typed in zip(different, again):
+        fits = 0 < len(typed) <= len(prompt)
+        if fits and bool(objective.ok[list(typed)].all()):
+            kept.append(typed)
+    return kept
 
-# %% ../../../nbs/translation/hard/pez.ipynb #c017
-def _search(objective, config):
-    "The steps of PEZ: the best prompt on the validation examples, and a row for each step."
-    lm, g = objective.lm, torch.Generator().manual_seed(config.seed)
-    proj, best, rows, fresh = Projection(lm, objective.ok, config.projection), Shortlist(objective), [], []
-    start = objective.start(config.n, g, config.text)
-    with torch.no_grad():
-        P = lm.embed(torch.tensor(start, device=lm.device)).float().clone().requires_grad_()
-    rate = config.lr or PEZ_RELATIVE_LR * lm.scale
-    optimizer, batches = (
-        torch.optim.AdamW([P], lr=rate, weight_decay=config.weight_decay),
-        _batches(objective.pool, config.batch_size, g),
+
+def _start(objective: Objective, config: PEZConfig, generator: torch.Generator) -> tuple[tuple, torch.Tensor]:
+    "The first tokens, and their vectors as what is optimised."
+    first = objective.start(config.n, generator, config.text)
+    vectors = objective.lm.embed_ids(first)
+    P = full_precision(vectors).detach().clone()
+    return first, P.requires_grad_()
+
+
+def _moved(proj: Projection, P: torch.Tensor, ids: list, before: list) -> dict:
+    "How many tokens a step changed, and how far the vectors lie from their tokens, in median norms."
+    changed = [now for now, then in zip(ids, before) if now != then]
+    nearest = proj.nearest(P)
+    offset = P.detach() - proj.table[nearest]
+    distance = offset.norm(dim=-1).mean()
+    in_norms = distance / proj.unit
+    return dict(
+        changed=len(changed),
+        distance=in_norms.item(),
     )
-    best.offer([start])
+
+# %% ../../../nbs/translation/hard/pez.ipynb #c018
+def _search(objective: Objective, config: PEZConfig) -> tuple[tuple, pd.DataFrame]:
+    "The steps of PEZ: the best prompt on the validation examples, and a row for each step."
+    generator = torch.Generator().manual_seed(config.seed)
+    proj = Projection(objective.lm, objective.ok, config.projection)
+    first, P = _start(objective, config, generator)
+    rate = config.lr or PEZ_RELATIVE_LR * objective.lm.scale
+    optimizer = torch.optim.AdamW([P], lr=rate, weight_decay=config.weight_decay)
+    batches = _batches(objective.pool, config.batch_size, generator)
+    shortlist = Shortlist(objective)
+    shortlist.offer([first])
+    history = []
+    fresh = []  # prompts visited since the last validation, and the one before
     for step in range(1, config.steps + 1):
-        ids, P.grad, row = pez_gradient(objective, proj, P, next(batches), config)
-        far = (P.detach() - proj.table[proj.nearest(P)]).norm(dim=-1).mean() / proj.unit
-        rows.append(
-            dict(step=step)
-            | row
-            | dict(changed=sum(a != b for a, b in zip(ids, fresh[-1])) if fresh else 0, distance=far.item())
-        )
+        ids, P.grad, terms = pez_gradient(objective, proj, P, next(batches), config)
+        before = fresh[-1] if fresh else ids
+        row = dict(step=step) | terms | _moved(proj, P, ids, before)
+        history.append(row)
         fresh.append(ids)
         optimizer.step()
         if step % config.eval_every == 0 or step == config.steps or objective.done:
-            best.offer(_visited(objective, [*fresh, proj.ids[proj.nearest(P)].tolist()]))
-            rows[-1]["valid"], fresh = best.seen[best.best], fresh[-1:]
+            reached = proj.ids[proj.nearest(P)].tolist()
+            shortlist.offer(_visited(objective, [*fresh, reached]))
+            row["valid"] = shortlist.seen[shortlist.best]
+            fresh = fresh[-1:]
         if objective.done:
             break
-    return best.best, pd.DataFrame(rows)
+    return shortlist.best, pd.DataFrame(history)
 
-# %% ../../../nbs/translation/hard/pez.ipynb #c018
+
 def pez(
     lm: FrozenLM,  # the model
     examples: Sequence[Example],  # what to search on
     n: int = 8,  # tokens
     fluency: float = 0.0,  # weight of the reader's nats per token
-    valid: Sequence[Example]
-    | None = None,  # held-out examples that choose among the prompts visited; None for the same
+    valid: Sequence[Example] | None = None,  # examples that choose among the prompts visited; None for the same
     steps: int = 200,  # optimiser steps
     seed: int = 0,  # first prompt and order of the examples
-    **settings,  # further fields of `PEZConfig` and of `Objective`: batch_size, lr, projection, parsability, reader, banned, at, budget, ...
+    **settings,  # more of `PEZConfig` and of `Objective`: batch_size, lr, parsability, reader, banned, at, budget, ...
 ) -> HardPrompt:
-    "The best validated prompt of a PEZ search (Wen et al. 2023, algorithm 1); raises ValueError for data or settings that do not fit."
+    """The best validated prompt of a PEZ search (Wen et al. 2023, algorithm 1).
+
+    Raises ValueError for data or settings that do not fit."""
     began = time.perf_counter()
-    objective, config = set_up(
-        PEZConfig, lm, examples, dict(n=n, fluency=fluency, valid=valid, steps=steps, seed=seed) | settings
-    )
+    given = dict(n=n, fluency=fluency, valid=valid, steps=steps, seed=seed) | settings
+    objective, config = set_up(PEZConfig, lm, examples, given)
     ids, history = _search(objective, config)
-    return as_hard(
-        objective, ids, "PEZ", history, settings=asdict(config), seed=seed, seconds=time.perf_counter() - began
-    )
+    seconds = time.perf_counter() - began
+    return as_hard(objective, ids, "PEZ", history, settings=asdict(config), seed=seed, seconds=seconds)
