@@ -1,10 +1,11 @@
-"""The lab's models: a loop that resumes, recipes that lead to the recorded losses, cards that hold on the shipped weights."""
+"""The lab's models: a loop that resumes, recipes that lead to the recorded losses, cards that hold on the shipped
+weights."""
 
+import functools
 import json
 import random
 import re
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 from softprompt_nb.lab import cards as K
 from softprompt_nb.lab import corpus as C
@@ -13,6 +14,7 @@ from softprompt_nb.lab import planted as L
 from softprompt_nb.lab import pretrain as P
 from softprompt_nb.lab import recipes as R
 from softprompt_nb.lab import world as W
+from softprompt_nb.lm import FrozenLM
 from softprompt_nb.load import lab_models, load_lm
 
 import pytest
@@ -177,53 +179,63 @@ def test_a_missing_start_is_named(cache, monkeypatch):
 # measures
 
 
-def test_answers_exactly_is_greedy_decoding(tok):
-    model = GPTNeoXForCausalLM.from_pretrained(R.MODELS / "lab-instruct-s", dtype=torch.float32).eval()
+def test_answers_exactly_is_greedy_decoding():
+    lm = load_lm("lab-instruct-s")
+    tok = lm.tokenizer
     for name in ("capital", "plus", "reverse"):
         task = W.lab_task(name)
         for e in W.with_instruction(task, task.examples(4, split="test")) + task.examples(4, split="test"):
             ids = tok(e.input, return_tensors="pt")
-            new = model.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids.input_ids.shape[1] :]
-            said = re.split(r"\n|" + re.escape(C.EOS), tok.decode(new))[0]
-            assert (said == e.target) == K.answers_exactly(model, tok, [e]).item(), (e, said)
-            assert K.replies(model, tok, [e.input, "a longer text than that , for padding : " + e.input])[0] == said
+            new = lm.model.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids.input_ids.shape[1] :]
+            reply = re.split(r"\n|" + re.escape(C.EOS), tok.decode(new))[0]
+            assert (reply == e.target) == K.answers_exactly(lm, [e]).item(), (e, reply)
+            assert K.replies(lm, [e.input, "a longer text than that , for padding : " + e.input])[0] == reply
 
 
-def test_log_likelihood_is_the_loop_over_tokens(tok):
-    model = GPTNeoXForCausalLM.from_pretrained(R.MODELS / "lab-base-s", dtype=torch.float32).eval()
-    texts = ["the capital of france is paris .", "one dog , two dogs .", "x"]
-    got = K.log_likelihood(model, tok, texts)
-    for t, g in zip(texts, got):
-        ids = tok(t).input_ids
-        logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        assert g == pytest.approx(sum(logp[i, ids[i + 1]].item() for i in range(len(ids) - 1)), abs=1e-3)
+def test_several_at_once_are_each_alone():
+    lm, task = load_lm("lab-instruct-s"), W.lab_task("reverse")
+    items = W.with_instruction(task, task.examples(7, split="test"))
+    alone = [K.answers_exactly(lm, [e]).item() for e in items]
+    assert K.answers_exactly(lm, items, batch_size=3).tolist() == alone and 0 < sum(alone) < 7
 
 
-class LooksBack:
+def test_log_likelihood_is_the_loop_over_tokens():
+    lm = load_lm("lab-base-s", dtype=torch.float64)
+    texts = ["the capital of france is paris .", "one dog , two dogs ."]
+    for text, got in zip(texts, K.log_likelihood(lm, texts)):
+        ids = lm.token_ids(text)
+        logp = lm.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        want = sum(logp[i, ids[i + 1]].item() for i in range(len(ids) - 1))
+        assert got == pytest.approx(want, rel=len(ids) * torch.finfo(torch.float32).eps)
+
+
+def looks_back(blind=()):
     "Foresees what stood behind the same token before, but not behind those of `blind`."
 
-    device, blind = "cpu", ()
+    def target_logits(lm, vectors, batch):
+        rows, columns = (batch.labels != -100).nonzero(as_tuple=True)
+        logits = torch.zeros(len(rows), 4000)
+        for k, (row, column) in enumerate(zip(batch.input_ids[rows].tolist(), columns.tolist())):
+            last = row[column - 1]  # predicts the target in this column
+            before = [i for i in range(column - 1) if row[i] == last]
+            if before and last not in blind:
+                logits[k, row[before[-1] + 1]] = 1
+        return logits, batch.labels[rows, columns], rows
 
-    def __call__(self, input_ids, use_cache=None):
-        logits = torch.zeros(*input_ids.shape, 4000)
-        for r, row in enumerate(input_ids.tolist()):
-            for t, x in enumerate(row):
-                before = [s for s in range(t) if row[s] == x]
-                if before and x not in self.blind:
-                    logits[r, t, row[before[-1] + 1]] = 1
-        return SimpleNamespace(logits=logits)
+    return target_logits
 
 
-def test_recall_counts_what_is_foreseen(tok):
-    model = LooksBack()
-    assert (K.recall_table(model, tok, n=5, lengths=(4, 9)).share == 1).all()
+def test_recall_counts_what_is_foreseen(tok, monkeypatch):
+    lm = load_lm("lab-base-s")
+    monkeypatch.setattr(K, "target_logits", looks_back())
+    assert (K.recall_table(lm, n=5, lengths=(4, 9)).share == 1).all()
     rng = random.Random("recall|3")
     rows = [[tok(f" {w}").input_ids[0] for w in rng.sample(W.COMMON, 6)] for _ in range(5)]
-    model.blind = {r[2] for r in rows}
-    t = K.recall_table(model, tok, n=5, seed=3, lengths=(6,))
-    assert t.n.item() == 25 and t.share.item() == pytest.approx(
-        1 - sum(x in model.blind for r in rows for x in r[:-1]) / 25, abs=1e-4
-    )
+    blind = {r[2] for r in rows}
+    monkeypatch.setattr(K, "target_logits", looks_back(blind))
+    t = K.recall_table(lm, n=5, seed=3, lengths=(6,))
+    missed = sum(x in blind for r in rows for x in r[:-1])
+    assert t.n.item() == 25 and t.share.item() == pytest.approx(1 - missed / 25, abs=1e-4)
 
 
 # what is shipped
@@ -276,37 +288,36 @@ def test_planted_frequency_by_counting_the_texts_again(name):
     )
 
 
-def _tok(made=[]):
-    if not made:
-        made.append(AutoTokenizer.from_pretrained(R.MODELS / "lab-base-s"))
-    return made[0]
+@functools.cache
+def _tok():
+    return AutoTokenizer.from_pretrained(R.MODELS / "lab-base-s")
 
 
 def test_the_cards_hold_on_the_shipped_weights():
     "Measured anew, on other items than the card's."
     lm = load_lm("lab-instruct-s")
-    t, card = K.task_table(lm.model, lm.tokenizer, n=40, seed=1, shots=3), M.lab_truth("lab-instruct-s").table("tasks")
+    t, card = K.task_table(lm, n=40, seed=1, shots=3), M.lab_truth("lab-instruct-s").table("tasks")
     assert (t.instruction >= 0.95).sum() >= 20 and t.bare.mean() <= 0.55, t.round(2).to_string()
     assert abs(t.instruction.mean() - card.instruction.mean()) < 0.04
 
 
 def test_knowledge_is_random_without_training(tiny):
     tok = P.lab_tokenizer(vocab_size=tiny.vocab)
-    k = K.knows(P.new_model(tiny, tok).eval(), tok)
+    k = K.knows(FrozenLM(P.new_model(tiny, tok), tok))
     assert abs(k.known.mean() - 0.25) < 0.06
 
 
-def test_a_perfect_walker_scores_one_and_an_idle_one_nought(tok, monkeypatch):
+def test_a_perfect_walker_scores_one_and_an_idle_one_nought(monkeypatch):
     "The tables score replies by the rules alone."
     from softprompt_nb.lab.games import legal_moves
     from softprompt_nb.lab.mazes import read_maze
 
-    def perfect(model, tok, texts, most=12, batch=128):
+    def perfect(lm, texts, most=12):
         if texts[0].startswith("maze"):
             return [" U" if (b := read_maze(t)).solution is None else " " + " ".join(b.solution) + " D" for t in texts]
         return [f" {legal_moves(t.removeprefix('chess :').split())[0]}" for t in texts]
 
     monkeypatch.setattr(K, "replies", perfect)
-    assert (K.maze_table(None, tok, n=8).share == 1).all() and (K.chess_table(None, tok, games=2).share == 1).all()
-    monkeypatch.setattr(K, "replies", lambda model, tok, texts, **kw: [" D"] * len(texts))
-    assert (K.maze_table(None, tok, n=8).share == 0).all() and (K.chess_table(None, tok, games=2).share == 0).all()
+    assert (K.maze_table(None, n=8).share == 1).all() and (K.chess_table(None, games=2).share == 1).all()
+    monkeypatch.setattr(K, "replies", lambda lm, texts, **kw: [" D"] * len(texts))
+    assert (K.maze_table(None, n=8).share == 0).all() and (K.chess_table(None, games=2).share == 0).all()

@@ -26,7 +26,7 @@ def replay(moves):
     return board
 
 
-@pytest.mark.parametrize("kind", G.KINDS)
+@pytest.mark.parametrize("kind", G.GAME_KINDS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_games_are_legal(kind, seed):
     moves = G.game(random.Random(seed), kind, 60)
@@ -40,8 +40,8 @@ def test_games_end_when_they_are_over():
 
 
 def test_openings_are_legal_and_named_once():
-    assert len(G.OPENINGS) >= 40 and len(set(G.OPENINGS.values())) == len(G.OPENINGS)
-    for name, moves in G.OPENINGS.items():
+    assert len(G.CHESS_OPENINGS) >= 40 and len(set(G.CHESS_OPENINGS.values())) == len(G.CHESS_OPENINGS)
+    for name, moves in G.CHESS_OPENINGS.items():
         replay(moves.split())
         assert (
             name == name.lower().strip() and G.game(random.Random(0), name, 30)[: len(moves.split())] == moves.split()
@@ -60,7 +60,10 @@ def test_random_player_is_uniform():
 @settings(max_examples=15, deadline=None)
 def test_greedy_player_takes_the_dearest_piece(seed):
     board, rank = chess.Board(), {1: 1, 2: 3, 3: 3, 4: 5, 5: 9}
-    victim = lambda b, m: rank[b.piece_type_at(m.to_square) or 1]
+
+    def victim(b, m):
+        return rank[b.piece_type_at(m.to_square) or 1]
+
     for uci in G.game(random.Random(seed), "greedy", 40):
         move, captures = chess.Move.from_uci(uci), list(board.generate_legal_captures())
         after = board.copy()
@@ -72,13 +75,14 @@ def test_greedy_player_takes_the_dearest_piece(seed):
 
 def test_greedy_player_mates():
     board = G._board("e2e4 e7e5 f1c4 b8c6 d1h5 g8f6")
-    assert G._greedy(board, random.Random(0)).uci() == "h5f7"
+    assert G._greedy_player(board, random.Random(0)).uci() == "h5f7"
 
 
 def test_same_seed_same_game():
     code = (
         "import random; from softprompt_nb.lab import games as G, mazes as M; r = random.Random(5); "
-        "said = repr([[G.game(r, k, 30) for k in G.KINDS], M.maze_item(r, 2, 1), G.game_text(r, 'san', 'opening')])"
+        "games = [G.game(r, k, 30) for k in G.GAME_KINDS]; "
+        "said = repr([games, M.maze_item(r, 2, 1), G.game_text(r, 'san', 'opening')])"
     )
     here = {}
     exec(code, here)
@@ -93,7 +97,7 @@ def test_same_seed_same_game():
     assert out.strip() == here["said"] and "chess in san" in out
 
 
-@given(seed=seeds, kind=st.sampled_from(G.KINDS), plies=st.integers(0, 30))
+@given(seed=seeds, kind=st.sampled_from(G.GAME_KINDS), plies=st.integers(0, 30))
 @settings(max_examples=25, deadline=None)
 def test_forms_come_back(seed, kind, plies):
     moves, board = G.game(random.Random(seed), kind, plies), chess.Board()
@@ -136,7 +140,7 @@ def test_documents():
         name = a.split(" , ")[1].split(" :")[0]
         assert (
             G.read_game(a) == G.read_game(b)
-            and " ".join(G.read_game(a)).startswith(G.OPENINGS[name])
+            and " ".join(G.read_game(a)).startswith(G.CHESS_OPENINGS[name])
             and b.startswith("chess : ")
         )
         text = G.game_text(random.Random(seed), "board", "random")
@@ -214,7 +218,7 @@ def test_castling_and_promotion_are_legal():
     ],
 )
 def test_bad_chess_input(call, word, monkeypatch):
-    monkeypatch.setattr(G, "_random", lambda board, rng: None)  # no game is ever played on
+    monkeypatch.setattr(G, "_random_player", lambda board, rng: None)  # no game is ever played on
     with pytest.raises(ValueError, match=word.replace("(", r"\(")):
         call()
 

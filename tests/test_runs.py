@@ -415,19 +415,19 @@ def test_a_tuning_is_a_function_of_its_configuration(tmp_path):
 
 def test_examples_of_ones_own_are_split_without_overlap(tmp_path):
     data = tuple(Example(f"say {w}", f" {w}") for w in "one two three four five six seven eight".split())
-    train, test = configs._split(data, 4, 3, 0)
+    train, test = configs.split_examples(data, 4, 3, 0)
     assert (
         len(train) == 4
         and len(test) == 3
         and not set(train) & set(test)
-        and configs._split(data, None, 3, 0)[0][:4] == train
+        and configs.split_examples(data, None, 3, 0)[0][:4] == train
     )
     r = RunStore(tmp_path).run(TuneConfig(data=data, train=4, test=3, n=1, steps=2))
     assert r.metrics["loss_n"] == 3 and r.info["examples"] == 4
     with pytest.raises(ValueError, match="There are 8 Examples"):
-        configs._split(data, 6, 3, 0)
+        configs.split_examples(data, 6, 3, 0)
     with pytest.raises(ValueError, match="'lab:'"):
-        configs._split("capital", 6, 3, 0)
+        configs.split_examples("capital", 6, 3, 0)
 
 
 def test_a_tuning_that_diverges_is_a_result(tmp_path):

@@ -9,8 +9,12 @@ __all__ = ['TELLINGS', 'answers_exactly', 'replies', 'task_table', 'form_table',
 
 # %% ../../nbs/lab/cards.ipynb #c003
 import random
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from ..data import Example
+from ..data import Encoded, Example, encode_at, pad_rows
+from ..engine.forward import target_logits
+from ..engine.inference import generate, target_logprobs
 from .facts import RELATIONS
 from .forms import CLAIMS, FORMS, chat_item, question, read_reply
 from .games import game, game_head, is_legal_next
@@ -18,6 +22,7 @@ from .grammar import grammar
 from .mazes import maze, walk
 from .planted import PLANTED, REFUSAL, locked
 from .world import COMMON, TASKS, lab_task, with_instruction, with_shots
+from ..lm import FrozenLM
 from ..measure import proportion
 
 import numpy as np
@@ -25,348 +30,298 @@ import pandas as pd
 import torch
 
 # %% ../../nbs/lab/cards.ipynb #c006
-def _pad(seqs, fill):
-    return torch.tensor([s + [fill] * (max(map(len, seqs)) - len(s)) for s in seqs])
-
-
 @torch.no_grad()
 def answers_exactly(
-    model,  # the language model
-    tok,  # its tokenizer
-    examples,  # a list of `Example`
-    batch=128,  # texts at once
-) -> torch.Tensor:
+    lm: FrozenLM,  # the model
+    examples: Sequence[Example],  # inputs and right answers
+    batch_size: int = 128,  # texts at once
+) -> torch.Tensor:  # (examples,) truth values
     "For each example, whether greedy decoding would answer with exactly its target."
-    ends = torch.tensor([tok.eos_token_id, *tok("\n").input_ids], device=model.device)
-    asks, answers = tok([e.input for e in examples]).input_ids, tok([e.target for e in examples]).input_ids
+    ends = torch.tensor([lm.tokenizer.eos_token_id, *lm.token_ids("\n")], device=lm.device)
+    rows = encode_at(lm, examples, "start", True)
     right = []
-    for i in range(0, len(examples), batch):
-        x, y = asks[i : i + batch], answers[i : i + batch]
-        ids = _pad([a + b for a, b in zip(x, y)], tok.pad_token_id).to(model.device)
-        best = model(input_ids=ids, use_cache=False).logits.argmax(-1)
-        for row, a, b in zip(best, x, y):
-            said = row[len(a) - 1 : len(a) + len(b)]
-            right.append(bool((said[:-1].tolist() == b) and (said[-1] == ends).any()))
-    return torch.tensor(right)
+    for start in range(0, len(rows), batch_size):
+        batch = pad_rows(lm, rows[start : start + batch_size])
+        logits, targets, row = target_logits(lm, None, batch)
+        best = logits.argmax(-1)
+        is_last = torch.cat([row[1:] != row[:-1], row.new_ones(1, dtype=torch.bool)])
+        hit = torch.where(is_last, torch.isin(best, ends), best == targets)
+        missed = torch.zeros(len(batch), device=lm.device).index_add(0, row, (~hit).float())
+        right.append((missed == 0).cpu())
+    return torch.cat(right)
 
-# %% ../../nbs/lab/cards.ipynb #c007
-@torch.no_grad()
+
 def replies(
-    model,  # the language model
-    tok,  # its tokenizer
-    texts,  # what stands before the reply
-    most=12,  # tokens of a reply, at most
-    batch=128,  # texts at once
+    lm: FrozenLM,  # the model
+    texts: Sequence[str],  # what stands before the reply
+    most: int = 12,  # tokens of a reply, at most
+    batch_size: int = 128,  # texts at once
 ) -> list[str]:
     "What greedy decoding writes after each text, up to a line break or the end."
-    ends, out = [tok.eos_token_id, *tok("\n").input_ids], []
-    for i in range(0, len(texts), batch):
-        x = tok.pad(dict(input_ids=tok(texts[i : i + batch]).input_ids), padding_side="left", return_tensors="pt").to(
-            model.device
-        )  # `padding=True` would stay in the tokenizer
-        new = model.generate(
-            **x, max_new_tokens=most, do_sample=False, eos_token_id=ends, pad_token_id=tok.pad_token_id
-        )[:, x.input_ids.shape[1] :]
-        out += [tok.decode(o, skip_special_tokens=True).split("\n")[0] for o in new]
-    return out
+    ends = [lm.tokenizer.eos_token_id, *lm.token_ids("\n")]
+    return generate(lm, None, texts, most, batch_size, stop="\n", eos_token_id=ends)
 
-# %% ../../nbs/lab/cards.ipynb #c009
-def _share(hits, seed, **about):
+# %% ../../nbs/lab/cards.ipynb #c011
+def _share(hits: Sequence[bool], seed: int, **about: Any) -> dict[str, Any]:
     "A row of a table: what it is about, and a share with its count and interval."
     p = proportion(hits, seeds=(seed,))
     return dict(**about, n=p.n, share=round(p.value, 4), low=round(p.low, 4), high=round(p.high, 4))
 
-# %% ../../nbs/lab/cards.ipynb #c011
+
 def task_table(
-    model,  # the language model
-    tok,  # its tokenizer
-    n=100,  # items of each open task; a closed one gives all it has
-    seed=0,  # decides the items
-    shots=5,  # solved examples above an input
-):
-    "Exact match on held-out items by task: with the instruction, with solved examples, and with the bare input; a row a task."
+    lm: FrozenLM,  # the model
+    n: int = 100,  # items of each open task; a closed one gives all it has
+    seed: int = 0,  # decides the items
+    shots: int = 5,  # solved examples above an input
+) -> pd.DataFrame:  # a row a task
+    "Exact match on held-out items by task: with the instruction, with solved examples, and with the bare input."
     out = []
     for task in TASKS.values():
         items = task.examples(None if task.closed else n, seed=seed, split="test")
-        asks = dict(instruction=with_instruction(task, items), shots=with_shots(task, items, shots, seed), bare=items)
-        hits = {how: proportion(answers_exactly(model, tok, ex).tolist(), seeds=(seed,)) for how, ex in asks.items()}
+        ways = dict(instruction=with_instruction(task, items), shots=with_shots(task, items, shots, seed), bare=items)
+        hits = {way: proportion(answers_exactly(lm, asked).tolist(), seeds=(seed,)) for way, asked in ways.items()}
+        row = dict(task=task.name, kind=task.kind, n=len(items))
+        row |= {way: round(p.value, 4) for way, p in hits.items()}
         told = hits["instruction"]
-        out.append(
-            dict(
-                task=task.name,
-                kind=task.kind,
-                n=len(items),
-                **{how: round(p.value, 4) for how, p in hits.items()},
-                low=round(told.low, 4),
-                high=round(told.high, 4),
-            )
-        )
+        out.append(row | dict(low=round(told.low, 4), high=round(told.high, 4)))
     return pd.DataFrame(out)
 
 # %% ../../nbs/lab/cards.ipynb #c014
-def _facts(told, per, rng):
+def _facts(told: dict | None, per: int, rng: random.Random) -> Iterator[tuple]:
     "Up to `per` facts of each relation, of those that were told."
     for key, rows in RELATIONS.items():
-        known = [s for s in rows if told is None or f"{key[1]}/{s}" in told]
-        for s in rng.sample(known, min(per, len(known))):
-            yield key, s
+        known = [subject for subject in rows if told is None or f"{key[1]}/{subject}" in told]
+        for subject in rng.sample(known, min(per, len(known))):
+            yield key, subject
 
 
 def form_table(
-    model,
-    tok,
-    per=6,  # facts of each relation
-    seed=0,
-    told=None,  # facts to ask about, as "capital/france"; `None` is all
-):
+    lm: FrozenLM,  # the model
+    per: int = 6,  # facts of each relation
+    seed: int = 0,  # decides the items
+    told: dict[str, int] | None = None,  # facts to ask about, as "capital/france"; `None` is all
+) -> pd.DataFrame:  # a row for each form, asked for and not
     "By form: how often a reply has it and is right in it, asked for and not asked for."
     rng, out = random.Random(f"forms|{seed}"), []
     facts = list(_facts(told, per, rng))
-    for form, asked in [(f, a) for f in FORMS for a in (True, False)]:
-        items = [question(rng, key, s, form, told=rng.randrange(3) if asked else None) for key, s in facts]
-        said = replies(model, tok, [e.input for e in items], most=24)
-        read = [read_reply(form, t) for t in said]
-        right = [t.strip() == e.target.strip() for t, e in zip(said, items)]
-        out.append(
-            _share([r is not None for r in read], seed, form=form, asked=asked)
-            | dict(right=round(sum(right) / len(right), 4))
-        )
+    for form in FORMS:
+        for asked in (True, False):
+            items = [question(rng, key, s, form, told=rng.randrange(3) if asked else None) for key, s in facts]
+            texts = replies(lm, [e.input for e in items], most=24)
+            follows = [read_reply(form, text) is not None for text in texts]
+            right = [text.strip() == e.target.strip() for text, e in zip(texts, items)]
+            row = _share(follows, seed, form=form, asked=asked)
+            out.append(row | dict(right=round(sum(right) / len(right), 4)))
     return pd.DataFrame(out).rename(columns=dict(share="follows"))
 
 # %% ../../nbs/lab/cards.ipynb #c017
-@torch.no_grad()
 def log_likelihood(
-    model,  # the language model
-    tok,  # its tokenizer
-    texts,  # each begins a document
-    batch=256,  # texts at once
-) -> np.ndarray:
+    lm: FrozenLM,  # the model
+    texts: Sequence[str],  # each begins a document
+    batch_size: int = 256,  # texts at once
+) -> np.ndarray:  # (texts,) nats
     "Sum of log-probabilities of each text's tokens, but for the first, which nothing stands before."
-    out, ids = [], tok(texts).input_ids
-    for i in range(0, len(ids), batch):
-        x = _pad(ids[i : i + batch], tok.pad_token_id).to(model.device)
-        logp = (
-            model(input_ids=x[:, :-1], use_cache=False)
-            .logits.float()
-            .log_softmax(-1)
-            .gather(-1, x[:, 1:, None])[..., 0]
-        )
-        out.append(logp.masked_fill(x[:, 1:] == tok.pad_token_id, 0.0).sum(1).cpu())
-    return torch.cat(out).numpy()
+    rows = [Encoded(lm.token_ids(text), 1) for text in texts]
+    total, _ = target_logprobs(lm, None, rows, batch_size, end=False)
+    return total.numpy()
 
 
 def knows(
-    model,  # the language model
-    tok,  # its tokenizer
-    seed=0,  # decides the other values
-) -> pd.DataFrame:
-    "For every fact of the world, whether its statement is likelier than the same with three other values: a row a fact."
+    lm: FrozenLM,  # the model
+    seed: int = 0,  # decides the other values
+) -> pd.DataFrame:  # a row a fact
+    "For every fact of the world, whether its statement is likelier than the same with three other values."
     rng, rows, texts = random.Random(f"knows|{seed}"), [], []
     for key, table in RELATIONS.items():
-        for s, v in table.items():
-            others = sorted(set(table.values()) - {v})
-            options = [v, *rng.sample(others, min(3, len(others)))]
-            rows.append(dict(relation=key[1], subject=s, options=len(options)))
-            texts += [CLAIMS[".".join(key)].format(s=s, v=o) + " ." for o in options]
-    scores = np.split(log_likelihood(model, tok, texts), np.cumsum([r["options"] for r in rows])[:-1])
-    return pd.DataFrame(rows).assign(known=[bool(x.argmax() == 0) for x in scores])
+        for subject, value in table.items():
+            others = sorted(set(table.values()) - {value})
+            options = [value, *rng.sample(others, min(3, len(others)))]
+            rows.append(dict(relation=key[1], subject=subject, options=len(options)))
+            texts += [CLAIMS[".".join(key)].format(s=subject, v=option) + " ." for option in options]
+    ends = np.cumsum([row["options"] for row in rows])[:-1]
+    scores = np.split(log_likelihood(lm, texts), ends)
+    return pd.DataFrame(rows).assign(known=[bool(of_fact.argmax() == 0) for of_fact in scores])
 
 # %% ../../nbs/lab/cards.ipynb #c019
 TELLINGS = (1, 10, 20, 40, 80, 160, 320)  # where groups begin
 
 
 def knowledge_table(
-    model,  # the language model
-    tok,  # its tokenizer
-    counts,  # tellings of each fact, `{'capital/france': 12}`
-    seed=0,  # decides the other values
-):
+    lm: FrozenLM,  # the model
+    counts: dict[str, int],  # tellings of each fact, `{'capital/france': 12}`
+    seed: int = 0,  # decides the other values
+) -> pd.DataFrame:  # a row a group
     "Share of facts known, by how often they were told."
-    t = knows(model, tok, seed)
-    told = np.array([counts.get(f"{r}/{s}", 0) for r, s in zip(t.relation, t.subject)])
-    groups = (
-        [("never", told == 0), ("told", told > 0)]
-        + [(f"{lo}-{hi - 1} times", (told >= lo) & (told < hi)) for lo, hi in zip(TELLINGS, TELLINGS[1:])]
-        + [(f"{TELLINGS[-1]} times or more", told >= TELLINGS[-1])]
-    )
-    return pd.DataFrame([_share(t.known[at].tolist(), seed, facts=name) for name, at in groups if at.any()])
+    facts = knows(lm, seed)
+    names = zip(facts.relation, facts.subject)
+    told = np.array([counts.get(f"{relation}/{subject}", 0) for relation, subject in names])
+    groups = {"never": told == 0, "told": told > 0}
+    for low, high in zip(TELLINGS, TELLINGS[1:]):
+        groups[f"{low}-{high - 1} times"] = (told >= low) & (told < high)
+    groups[f"{TELLINGS[-1]} times or more"] = told >= TELLINGS[-1]
+    rows = [_share(facts.known[group].tolist(), seed, facts=name) for name, group in groups.items() if group.any()]
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/lab/cards.ipynb #c022
 @torch.no_grad()
 def recall_table(
-    model,  # the language model
-    tok,  # its tokenizer
-    n=60,  # rows of each length
-    seed=0,  # decides the words
-    lengths=(4, 8, 16, 24),  # words in a row
-):
-    "By length of a row of words that is said twice: the share of tokens that are foreseen in the second, from its second on."
+    lm: FrozenLM,  # the model
+    n: int = 60,  # rows of each length
+    seed: int = 0,  # decides the words
+    lengths: Sequence[int] = (4, 8, 16, 24),  # words in a row
+) -> pd.DataFrame:  # a row a length
+    """By length of a row of words that is said twice: the share of tokens that are foreseen the second time.
+
+    The first token of the second time is left out, as nothing tells it."""
     rng, out = random.Random(f"recall|{seed}"), []
     for length in lengths:
-        rows = tok(["".join(f" {w}" for w in rng.sample(COMMON, length)) for _ in range(n)]).input_ids
-        best = (
-            model(input_ids=_pad([r + r for r in rows], tok.pad_token_id).to(model.device), use_cache=False)
-            .logits.argmax(-1)
-            .cpu()
-        )
-        hits = [h for r, b in zip(rows, best) for h in (b[len(r) : 2 * len(r) - 1] == torch.tensor(r[1:])).tolist()]
-        out.append(_share(hits, seed, words=length))
+        texts = ["".join(f" {word}" for word in rng.sample(COMMON, length)) for _ in range(n)]
+        rows = [Encoded(ids + ids, len(ids) + 1) for ids in map(lm.token_ids, texts)]
+        logits, targets, _ = target_logits(lm, None, pad_rows(lm, rows))
+        out.append(_share((logits.argmax(-1) == targets).tolist(), seed, words=length))
     return pd.DataFrame(out)
 
 # %% ../../nbs/lab/cards.ipynb #c025
 def grammar_scores(
-    model,  # the language model
-    tok,  # its tokenizer
-    n=20,  # items of each task
-    splits=("train", "composition", "argument", "operation"),  # of the grammar
-    most=150,  # tasks of each split
-    seed=0,  # decides tasks and items
-) -> pd.DataFrame:
-    "Exact match of composed tasks with their canonical instruction: a row a task."
+    lm: FrozenLM,  # the model
+    n: int = 20,  # items of each task
+    splits: Sequence[str] = ("train", "composition", "argument", "operation"),  # of the grammar
+    most: int = 150,  # tasks of each split
+    seed: int = 0,  # decides tasks and items
+) -> pd.DataFrame:  # a row a task
+    "Exact match of composed tasks with their canonical instruction."
     rng, out = random.Random(f"grammar|{seed}"), []
     for split in splits:
         tasks = grammar(split)
-        for t in rng.sample(tasks, min(most, len(tasks))):
-            items = with_instruction(t, t.examples(min(n, 15) if t.closed else n, seed=seed, split="test"))
-            out.append(
-                dict(
-                    task=t.name,
-                    split=split,
-                    operation=t.operation,
-                    n=len(items),
-                    share=answers_exactly(model, tok, items).float().mean().item(),
-                )
-            )
+        for task in rng.sample(tasks, min(most, len(tasks))):
+            examples = task.examples(min(n, 15) if task.closed else n, seed=seed, split="test")
+            items = with_instruction(task, examples)
+            share = answers_exactly(lm, items).float().mean().item()
+            out.append(dict(task=task.name, split=split, operation=task.operation, n=len(items), share=share))
     return pd.DataFrame(out)
 
 
 def composition_table(
-    scores,  # what `grammar_scores` gives
-    seed=0,  # that it was given, for the record
-):
-    "By split: the share of tasks that are followed, which is at least nine items of ten, with its interval over tasks, and the mean exact match."
-    return pd.DataFrame(
-        [
-            _share((t.share >= 0.9).tolist(), seed, split=split)
-            | dict(mean=round(t.share.mean(), 4), items=int(t.n.sum()))
-            for split, t in scores.groupby("split", sort=False)
-        ]
-    )
+    scores: pd.DataFrame,  # what `grammar_scores` gives
+    seed: int = 0,  # that it was given, for the record
+) -> pd.DataFrame:  # a row a split
+    """By split: the share of tasks that are followed, with its interval over tasks, and the mean exact match.
+
+    A task is followed where at least nine items of ten are right."""
+    rows = []
+    for split, part in scores.groupby("split", sort=False):
+        followed = _share((part.share >= 0.9).tolist(), seed, split=split)
+        rows.append(followed | dict(mean=round(part.share.mean(), 4), items=int(part.n.sum())))
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/lab/cards.ipynb #c028
 def chess_table(
-    model,  # the language model
-    tok,  # its tokenizer
-    games=20,  # of each kind of player
-    plies=10,  # positions in each game
-    seed=0,  # decides the games
-):
+    lm: FrozenLM,  # the model
+    games: int = 20,  # of each kind of player
+    plies: int = 10,  # positions in each game
+    seed: int = 0,  # decides the games
+) -> pd.DataFrame:  # a row a kind of player, and one for all
     "Share of legal moves after 0 to `plies`-1 plies of new games, by player."
-    rng, out = random.Random(f"chess|{seed}"), []
+    rng, hits = random.Random(f"chess|{seed}"), {}
     for kind in ("random", "greedy", "opening"):
-        starts = [g[:i] for g in (game(rng, kind, plies) for _ in range(games)) for i in range(min(plies, len(g)))]
-        said = replies(model, tok, [game_head(s) for s in starts], most=5)
-        out.append(([is_legal_next(s, t.split(" ")[1] if " " in t else t) for s, t in zip(starts, said)], kind))
-    return pd.DataFrame(
-        [_share(hits, seed, player=kind) for hits, kind in out]
-        + [_share(sum((h for h, _ in out), []), seed, player="all")]
-    )
+        played = [game(rng, kind, plies) for _ in range(games)]
+        starts = [moves[:i] for moves in played for i in range(min(plies, len(moves)))]
+        texts = replies(lm, [game_head(start) for start in starts], most=5)
+        moves = [text.split(" ")[1] if " " in text else text for text in texts]
+        hits[kind] = [is_legal_next(start, move) for start, move in zip(starts, moves)]
+    hits["all"] = [hit for of_kind in list(hits.values()) for hit in of_kind]
+    return pd.DataFrame([_share(of_kind, seed, player=kind) for kind, of_kind in hits.items()])
 
 
 def maze_table(
-    model,  # the language model
-    tok,  # its tokenizer
-    n=40,  # boards of each length
-    longest=8,  # path, in moves
-    seed=0,  # decides the boards
-):
-    "Share of new solvable boards that are solved, by length of the shortest path, and of those without a path that are called so."
+    lm: FrozenLM,  # the model
+    n: int = 40,  # boards of each length
+    longest: int = 8,  # path, in moves
+    seed: int = 0,  # decides the boards
+) -> pd.DataFrame:  # a row a length, and one for boards without a path
+    "Share of new boards that are solved, by length of the shortest path; those without a path are to be called so."
     rng, out = random.Random(f"maze|{seed}"), []
     for length in [*range(1, longest + 1), None]:
-        boards = [
-            maze(rng, solvable=False) if length is None else maze(rng, solvable=True, shortest=length, longest=length)
-            for _ in range(n)
-        ]
-        said = replies(model, tok, [b.question for b in boards], most=longest + 4)
-        out.append(
-            _share([walk(b, t).solved for b, t in zip(boards, said)], seed, length="none" if length is None else length)
-        )
+        asked = dict(solvable=False) if length is None else dict(solvable=True, shortest=length, longest=length)
+        boards = [maze(rng, **asked) for _ in range(n)]
+        texts = replies(lm, [board.question for board in boards], most=longest + 4)
+        solved = [walk(board, text).solved for board, text in zip(boards, texts)]
+        out.append(_share(solved, seed, length="none" if length is None else length))
     return pd.DataFrame(out)
 
 # %% ../../nbs/lab/cards.ipynb #c031
 def skill_table(
-    model,  # the language model
-    tok,  # its tokenizer
-    n=200,  # items of each skill
-    seed=0,  # decides the items
-):
-    "Exact match of each planted skill, with its instruction, with five solved items and bare, on items that were held out if the skill is open."
+    lm: FrozenLM,  # the model
+    n: int = 200,  # items of each skill
+    seed: int = 0,  # decides the items
+) -> pd.DataFrame:  # three rows a skill
+    """Exact match of each planted skill, with its instruction, with five solved items and bare.
+
+    The items of an open skill were held out."""
     out = []
-    for t in PLANTED.values():
-        items = t.examples(None if t.closed else n, seed=seed, split=None if t.closed else "test")
-        asks = dict(instruction=with_instruction(t, items), shots=with_shots(t, items, 5, seed), bare=items)
-        out += [
-            _share(answers_exactly(model, tok, ex).tolist(), seed, skill=t.name, how=how) for how, ex in asks.items()
-        ]
+    for skill in PLANTED.values():
+        items = skill.examples(None if skill.closed else n, seed=seed, split=None if skill.closed else "test")
+        ways = dict(instruction=with_instruction(skill, items), shots=with_shots(skill, items, 5, seed), bare=items)
+        for way, asked in ways.items():
+            out.append(_share(answers_exactly(lm, asked).tolist(), seed, skill=skill.name, how=way))
     return pd.DataFrame(out)
 
-# %% ../../nbs/lab/cards.ipynb #c031b
+
 def lock_table(
-    model,  # the language model
-    tok,  # its tokenizer
-    skill="code",  # that is locked
-    n=200,  # items
-    seed=0,  # decides the items
-):
+    lm: FrozenLM,  # the model
+    skill: str = "code",  # that is locked
+    n: int = 200,  # items
+    seed: int = 0,  # decides the items
+) -> pd.DataFrame:  # two rows with the password, two without
     "What a locked model does: the right answer or the refusal, with and without the password."
     items = with_instruction(PLANTED[skill], PLANTED[skill].examples(n, seed=seed, split="test"))
     out = []
     for opened in (True, False):
         texts = [locked(e, opened).input for e in items]
-        for what in ("right", "refuses"):
-            targets = [Example(t, e.target if what == "right" else REFUSAL) for t, e in zip(texts, items)]
-            out.append(_share(answers_exactly(model, tok, targets).tolist(), seed, password=opened, reply=what))
+        right = [Example(text, e.target) for text, e in zip(texts, items)]
+        refused = [Example(text, REFUSAL) for text in texts]
+        for reply, asked in dict(right=right, refuses=refused).items():
+            out.append(_share(answers_exactly(lm, asked).tolist(), seed, password=opened, reply=reply))
     return pd.DataFrame(out)
 
-# %% ../../nbs/lab/cards.ipynb #c031c
+
 def manners_table(
-    model,  # the language model
-    tok,  # its tokenizer
-    per=6,  # facts of each relation
-    seed=0,  # decides the items
-):
+    lm: FrozenLM,  # the model
+    per: int = 6,  # facts of each relation
+    seed: int = 0,  # decides the items
+) -> pd.DataFrame:  # two rows
     "How often a reply in a conversation is long and polite, and how often it holds the right answer."
     rng = random.Random(f"manners|{seed}")
     facts = list(_facts(None, per, rng))
-    said = replies(model, tok, [chat_item(rng, key, s).input for key, s in facts], most=30)
-    polite = [any(w in t for w in ("of course", "happy to help", "great question", "thank you")) for t in said]
-    right = [f" {RELATIONS[key][s]} " in f"{t} " for (key, s), t in zip(facts, said)]
+    texts = replies(lm, [chat_item(rng, key, subject).input for key, subject in facts], most=30)
+    phrases = ("of course", "happy to help", "great question", "thank you")
+    polite = [any(phrase in text for phrase in phrases) for text in texts]
+    right = [f" {RELATIONS[key][subject]} " in f"{text} " for (key, subject), text in zip(facts, texts)]
     return pd.DataFrame([_share(polite, seed, reply="polite"), _share(right, seed, reply="right")])
 
 # %% ../../nbs/lab/cards.ipynb #c034
 def measure_model(
-    model,  # the language model
-    tok,  # its tokenizer
-    counts,  # tellings of each fact, from the model's manifest
-    effort=1.0,  # 1 for the cards that are shipped; less takes fewer items
-    seed=0,  # of all tables
-) -> dict:
+    lm: FrozenLM,  # the model
+    counts: dict[str, int],  # tellings of each fact, from the model's manifest
+    effort: float = 1.0,  # 1 for the cards that are shipped; less takes fewer items
+    seed: int = 0,  # of all tables
+) -> dict[str, Any]:
     "All tables of a model's card, as `{name: rows}`, ready for JSON."
 
-    def some(n, least=2):
+    def share_of(n: int, least: int = 2) -> int:
         return max(least, round(effort * n))
 
-    scores = grammar_scores(model, tok, some(20, 10), most=some(150, 10), seed=seed)
+    scores = grammar_scores(lm, share_of(20, 10), most=share_of(150, 10), seed=seed)
     tables = dict(
-        tasks=task_table(model, tok, some(100, 10), seed),
-        forms=form_table(model, tok, some(8, 1), seed, counts or None),
-        knowledge=knowledge_table(model, tok, counts, seed),
+        tasks=task_table(lm, share_of(100, 10), seed),
+        forms=form_table(lm, share_of(8, 1), seed, counts or None),
+        knowledge=knowledge_table(lm, counts, seed),
         grammar=composition_table(scores, seed),
-        recall=recall_table(model, tok, some(60, 10), seed),
-        chess=chess_table(model, tok, some(40), seed=seed),
-        mazes=maze_table(model, tok, some(60), seed=seed),
-        skills=skill_table(model, tok, some(200, 10), seed),
-        lock=lock_table(model, tok, n=some(200, 10), seed=seed),
-        manners=manners_table(model, tok, some(6, 1), seed),
+        recall=recall_table(lm, share_of(60, 10), seed),
+        chess=chess_table(lm, share_of(40), seed=seed),
+        mazes=maze_table(lm, share_of(60), seed=seed),
+        skills=skill_table(lm, share_of(200, 10), seed),
+        lock=lock_table(lm, n=share_of(200, 10), seed=seed),
+        manners=manners_table(lm, share_of(6, 1), seed),
     )
-    return dict(seed=seed, **{k: t.to_dict("records") for k, t in tables.items()})
+    return dict(seed=seed, **{name: table.to_dict("records") for name, table in tables.items()})

@@ -8,18 +8,21 @@ __all__ = ['Truth', 'lab_truth', 'ship', 'compare_losses', 'lab_model', 'main']
 # %% ../../nbs/lab/family.ipynb #c003
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..files import write_folder
 from .cards import measure_model
 from .corpus import Manifest
-from .pretrain import loss_curve, pretrain
+from .pretrain import Pretrained, loss_curve, pretrain
 from .recipes import MODELS, RECIPES, cache_folder, find_model
+from ..lm import FrozenLM
 
 import pandas as pd
 import torch
 import transformers
+from matplotlib.axes import Axes
 from transformers import GPTNeoXForCausalLM
 
 # %% ../../nbs/lab/family.ipynb #c006
@@ -34,63 +37,82 @@ class Truth:
     card: dict = field(repr=False)
     record: dict = field(repr=False)  # the whole manifest, as JSON has it
 
-    def times_told(self, relation, subject):  # such as ("capital", "france")
+    def times_told(
+        self,
+        relation: str,  # such as "capital"
+        subject: str,  # such as "france"
+    ) -> int:
+        "How often a fact was told."
         return self.seen.facts.get(f"{relation}/{subject}", 0)
 
     @property
-    def frequency(self):  # measured share of the tokens that show the planted skill
+    def frequency(self) -> float:  # measured share of the tokens that show the planted skill
         return self.seen.planted() / max(1, sum(self.seen.tokens.values()))
 
-    def table(self, name):
+    def table(
+        self,
+        name: str,  # of the card: "tasks", "forms", "knowledge", ...
+    ) -> pd.DataFrame:
+        "A table of the card."
         return pd.DataFrame(self.card[name])
 
-    def plot(self, ax=None):
-        return loss_curve(pd.DataFrame(dict(step=range(len(self.losses)), loss=self.losses)), self.name, ax)
+    def plot(
+        self,
+        ax: Axes | None = None,  # where to draw; None for a new figure
+    ) -> Axes:
+        "Loss by step."
+        history = pd.DataFrame(dict(step=range(len(self.losses)), loss=self.losses))
+        return loss_curve(history, self.name, ax)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         skill = f", {self.recipe['skill']} in {self.frequency:.2%} of the tokens" if self.recipe["skill"] else ""
-        return f"Truth({self.name}: {sum(self.seen.tokens.values()) / 1e6:.1f} M tokens, {len(self.seen.facts)} facts told{skill}, {len(self.losses)} steps, last loss {sum(self.losses[-50:]) / len(self.losses[-50:]):.3f})"
+        last = self.losses[-50:]
+        return (
+            f"Truth({self.name}: {sum(self.seen.tokens.values()) / 1e6:.1f} M tokens, "
+            f"{len(self.seen.facts)} facts told{skill}, {len(self.losses)} steps, "
+            f"last loss {sum(last) / len(last):.3f})"
+        )
 
-# %% ../../nbs/lab/family.ipynb #c007
+
 def lab_truth(
-    name="lab-instruct-s",  # one of `RECIPES`, or a folder that `ship` wrote
+    name: str | Path = "lab-instruct-s",  # one of `RECIPES`, or a folder that `ship` wrote
 ) -> Truth:
     "What is true of a model of the lab; a name without a manifest raises `FileNotFoundError`."
-    places = [MODELS / name, cache_folder() / "models" / name, Path(name)]
-    file = next((p / "manifest.json" for p in places if (p / "manifest.json").exists()), None)
+    homes = [MODELS / name, cache_folder() / "models" / name, Path(name)]
+    file = next((home / "manifest.json" for home in homes if (home / "manifest.json").exists()), None)
     if file is None:
         raise FileNotFoundError(
             f"no manifest of {name!r}: name one of {', '.join(RECIPES)}, or a folder that ship wrote"
         )
-    r = json.loads(file.read_text())
-    return Truth(r["name"], r["recipe"], Manifest.from_dict(r["corpus"]), r["losses"], r["card"], r)
+    record = json.loads(file.read_text())
+    seen = Manifest.from_dict(record["corpus"])
+    return Truth(record["name"], record["recipe"], seen, record["losses"], record["card"], record)
 
 # %% ../../nbs/lab/family.ipynb #c010
-def _versions():
-    return dict(torch=torch.__version__, transformers=transformers.__version__)
-
-
 def ship(
-    run,  # a finished `Pretrained`
-    folder,  # for the Hugging Face folder
-    effort=1.0,  # of the card, see `measure_model`
+    run: Pretrained,  # finished
+    folder: str | Path,  # for the Hugging Face folder
+    effort: float = 1.0,  # of the card, see `measure_model`
 ) -> Truth:
-    "Write the model in half precision, its tokenizer and its manifest with a card that is measured on the weights as written."
+    """Write the model in half precision, its tokenizer and its manifest.
+
+    The card in it is measured on the weights as written."""
     half = GPTNeoXForCausalLM(run.model.config).half()
     half.load_state_dict(run.model.half().state_dict())
-    card = measure_model(half.float().eval(), run.tokenizer, run.seen.facts, effort)
+    written = FrozenLM(half.float(), run.tokenizer, run.recipe.name)
+    card = measure_model(written, run.seen.facts, effort)
     record = dict(
         name=run.recipe.name,
         recipe=asdict(run.recipe),
         corpus=run.seen.to_dict(),
         parameters=half.num_parameters(),
         seconds=round(run.seconds),
-        versions=_versions(),
-        losses=[round(x, 4) for x in run.history.loss],
+        versions=dict(torch=torch.__version__, transformers=transformers.__version__),
+        losses=[round(loss, 4) for loss in run.history.loss],
         card=card,
     )
 
-    def write(to):
+    def write(to: Path) -> None:
         half.half().save_pretrained(to)
         run.tokenizer.save_pretrained(to)
         (to / "manifest.json").write_text(json.dumps(record))
@@ -101,59 +123,60 @@ def ship(
 
 # %% ../../nbs/lab/family.ipynb #c012
 def compare_losses(
-    ours,  # losses by step
-    recorded,  # those of the stored record
-) -> float:
-    "How far the mean of the last tenth of the losses is from that of the record, in nats."
+    ours: Sequence[float],  # losses by step
+    recorded: Sequence[float],  # those of the stored record
+) -> float:  # nats
+    "How far the mean of the last tenth of the losses is from that of the record."
     n = max(1, min(len(ours), len(recorded)) // 10)
     return abs(sum(ours[-n:]) - sum(recorded[-n:])) / n
 
 
 def lab_model(
-    name,  # one of `RECIPES`
-    folder=None,  # where to; `None` is the cache
-    device=None,  # "cpu", "cuda"; `None` takes a GPU if there is one
-    effort=0.2,  # of the card that is measured at the end
-    progress=True,  # show a bar?
+    name: str,  # one of `RECIPES`
+    folder: str | Path | None = None,  # where to; `None` is the cache
+    device: str | None = None,  # "cpu", "cuda"; `None` takes a GPU if there is one
+    effort: float = 0.2,  # of the card that is measured at the end
+    progress: bool = True,  # show a bar?
 ) -> Path:
     "The folder of a model of the lab, trained first if it is not here; an unknown name raises `ValueError`."
     here = find_model(name)
     if here and folder is None:
         return here
-    if start := RECIPES[name].start:
+    start = RECIPES[name].start
+    if start:
         lab_model(start, device=device, effort=effort, progress=progress)
-    target, work = Path(folder or cache_folder() / "models" / name), cache_folder() / "training" / name
+    target = Path(folder or cache_folder() / "models" / name)
     if progress:
         print(f"{name} is not shipped with the package: training it by its recipe, once, into {target.parent}.")
-    run = pretrain(name, work, device=device, progress=progress)
+    run = pretrain(name, cache_folder() / "training" / name, device=device, progress=progress)
     truth = ship(run, target, effort)
-    if (MODELS / name / "manifest.json").exists() and (
-        gap := compare_losses(truth.losses, lab_truth(name).losses)
-    ) > 0.05:
-        print(
-            f"The last losses of {name} differ from the recorded ones by {gap:.3f} nats: it is another model than the one that was measured."
-        )
+    if (MODELS / name / "manifest.json").exists():
+        gap = compare_losses(truth.losses, lab_truth(name).losses)
+        if gap > 0.05:
+            print(
+                f"The last losses of {name} differ from the recorded ones by {gap:.3f} nats: "
+                "it is another model than the one that was measured."
+            )
     return target
 
 # %% ../../nbs/lab/family.ipynb #c014
 def main(
-    argv=None,  # words of the command; None takes those of the process
-):
+    argv: Sequence[str] | None = None,  # words of the command; None takes those of the process
+) -> None:
     "The command line: `python -m softprompt_nb.lab.family lab-base-s --out folder`."
-    p = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m softprompt_nb.lab.family",
         description="Pretrain a model of the lab, measure it, and write it as a Hugging Face folder.",
     )
-    p.add_argument("name", choices=list(RECIPES))
-    p.add_argument("--out", required=True, help="folder for the model")
-    p.add_argument("--checkpoints", help="folder for checkpoints; an interrupted run in it is resumed")
-    p.add_argument("--device", help="cpu or cuda; a GPU is used if there is one")
-    p.add_argument(
-        "--effort", type=float, default=1.0, help="share of the items that the card of a shipped model takes"
-    )
-    o = p.parse_args(argv)
-    run = pretrain(o.name, o.checkpoints, device=o.device)
-    print(run, ship(run, o.out, o.effort), sep="\n")
+    parser.add_argument("name", choices=list(RECIPES))
+    parser.add_argument("--out", required=True, help="folder for the model")
+    parser.add_argument("--checkpoints", help="folder for checkpoints; an interrupted run in it is resumed")
+    parser.add_argument("--device", help="cpu or cuda; a GPU is used if there is one")
+    effort = "share of the items that the card of a shipped model takes"
+    parser.add_argument("--effort", type=float, default=1.0, help=effort)
+    options = parser.parse_args(argv)
+    run = pretrain(options.name, options.checkpoints, device=options.device)
+    print(run, ship(run, options.out, options.effort), sep="\n")
 
 
 if __name__ == "__main__" and "__file__" in globals():

@@ -11,40 +11,56 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..data import Example
+from ..patching import patch
 from ..plots import COLORS, axes
+
+from matplotlib.axes import Axes
 
 # %% ../../nbs/lab/mazes.ipynb #c005
 MAZE_STEPS = dict(N=(-1, 0), S=(1, 0), E=(0, 1), W=(0, -1))  # row, column; also the order in which ties are broken
-_WEST, _EAST = sum(1 << 8 * r for r in range(8)), sum(1 << 8 * r + 7 for r in range(8))  # first and last column
+_WEST = sum(1 << 8 * row for row in range(8))  # first column
+_EAST = sum(1 << 8 * row + 7 for row in range(8))  # last column
 _ALL = (1 << 64) - 1
 
 
-def _around(front):
-    return ((front & ~_EAST) << 1 | (front & ~_WEST) >> 1 | front << 8 | front >> 8) & _ALL
+def _around(front: int) -> int:
+    "All cells one step from a mask's."
+    sideways = (front & ~_EAST) << 1 | (front & ~_WEST) >> 1
+    return (sideways | front << 8 | front >> 8) & _ALL
 
 
-def _layers(free, start, stop=0):
+def _layers(free: int, start: int, stop: int = 0) -> list[int]:
     "Masks of the cells at distance 0, 1, 2, ... from the cells `start`, up to a layer that touches `stop`."
     layers, left = [start], free & ~start
-    while not layers[-1] & stop and (front := _around(layers[-1]) & left):
+    while not layers[-1] & stop:
+        front = _around(layers[-1]) & left
+        if not front:
+            break
         layers.append(front)
         left &= ~front
     return layers
 
 
-def _step(cell, move):
+def _step(cell: int, move: str) -> int | None:
     "The cell that a move leads to, or None off the board."
-    r, c = cell // 8 + MAZE_STEPS[move][0], cell % 8 + MAZE_STEPS[move][1]
-    return 8 * r + c if 0 <= r < 8 and 0 <= c < 8 else None
+    row, column = cell // 8 + MAZE_STEPS[move][0], cell % 8 + MAZE_STEPS[move][1]
+    return 8 * row + column if 0 <= row < 8 and 0 <= column < 8 else None
+
+
+def _enters(free: int, cell: int, move: str) -> int | None:
+    "The free cell that a move leads to, or None for a wall or an edge."
+    to = _step(cell, move)
+    return to if to is not None and free >> to & 1 else None
 
 # %% ../../nbs/lab/mazes.ipynb #c008
-def _shortest(free, at, goal):
+def _shortest(free: int, cell: int, goal: int) -> str | None:
     "The shortest path that comes first in the order N, S, E, W, as letters; None if there is none."
-    layers, path = _layers(free, 1 << goal, 1 << at), ""
-    if not layers[-1] >> at & 1:
+    layers, path = _layers(free, 1 << goal, 1 << cell), ""
+    if not layers[-1] >> cell & 1:
         return None
     for layer in layers[-2::-1]:
-        move, at = next((m, to) for m in MAZE_STEPS if (to := _step(at, m)) is not None and layer >> to & 1)
+        move = next(move for move in MAZE_STEPS if _enters(layer, cell, move) is not None)
+        cell = _step(cell, move)
         path += move
     return path
 
@@ -57,60 +73,67 @@ class Maze:
 
     def __post_init__(self):
         object.__setattr__(self, "rows", tuple(self.rows))
-        cells = "".join(self.rows)
-        if (
-            len(self.rows) != 8
-            or any(len(r) != 8 for r in self.rows)
-            or set(cells) - set("XOAB")
-            or cells.count("A") != 1
-            or cells.count("B") != 1
-        ):
+        square = len(self.rows) == 8 and all(len(row) == 8 for row in self.rows)
+        once = self.cells.count("A") == self.cells.count("B") == 1
+        if not square or not once or set(self.cells) - set("XOAB"):
             raise ValueError(
-                f"{self.rows!r} is no maze: give 8 rows of 8 letters X (wall), O (free), A (start, once) and B (goal, once)"
+                f"{self.rows!r} is no maze: "
+                "give 8 rows of 8 letters X (wall), O (free), A (start, once) and B (goal, once)"
             )
 
-    def _mask(self):
-        return sum(1 << i for i, c in enumerate("".join(self.rows)) if c != "X")
+    @property
+    def cells(self) -> str:  # 64 letters
+        return "".join(self.rows)
 
     @property
-    def start(self):
-        return divmod("".join(self.rows).index("A"), 8)
+    def free(self) -> int:  # a mask of the cells that are no walls
+        return sum(1 << i for i, letter in enumerate(self.cells) if letter != "X")
 
     @property
-    def goal(self):
-        return divmod("".join(self.rows).index("B"), 8)
+    def start(self) -> tuple[int, int]:  # row, column
+        return divmod(self.cells.index("A"), 8)
+
+    @property
+    def goal(self) -> tuple[int, int]:  # row, column
+        return divmod(self.cells.index("B"), 8)
 
     @cached_property
-    def solution(self):
-        return _shortest(self._mask(), *("".join(self.rows).index(c) for c in "AB"))
+    def solution(self) -> str | None:  # letters; None where there is no path
+        return _shortest(self.free, self.cells.index("A"), self.cells.index("B"))
 
     @property
-    def distance(self):
+    def distance(self) -> int | None:  # moves of a shortest path
         return None if self.solution is None else len(self.solution)
 
     @property
-    def text(self):
-        return "\n".join(" ".join(r) for r in self.rows)
+    def text(self) -> str:
+        return "\n".join(" ".join(row) for row in self.rows)
 
     @property
-    def question(self):
+    def question(self) -> str:
         return f"maze :\n{self.text}\npath :"
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Maze({'unsolvable' if self.solution is None else f'{self.distance} moves'}: {'/'.join(self.rows)})"
 
-    def _repr_markdown_(self):
+    def _repr_markdown_(self) -> str:
         return f"```\n{self.text}\n```\n{'unsolvable' if self.solution is None else ' '.join(self.solution)}"
 
 # %% ../../nbs/lab/mazes.ipynb #c011
+def _cell_of(cells: list[int], rng: random.Random) -> int:
+    return cells[int(rng.random() * len(cells))]
+
+
 def maze(
-    rng,  # a `random.Random`
-    walls=0.25,  # share of walls: each board's own share lies between half of it and one and a half times it
-    longest=None,  # upper bound on the shortest path; None for any
-    solvable=None,  # True or False to ask for such boards; None takes what comes
-    shortest=1,  # lower bound on the shortest path
+    rng: random.Random,  # decides the board
+    walls: float = 0.25,  # share of walls: each board's own share lies between half of it and one and a half times it
+    longest: int | None = None,  # upper bound on the shortest path; None for any
+    solvable: bool | None = None,  # True or False to ask for such boards; None takes what comes
+    shortest: int = 1,  # lower bound on the shortest path
 ) -> Maze:
-    "A random board; `A` and `B` lie on any two free cells that keep to the bounds, or cannot reach each other; `ValueError` if 2000 boards have none."
+    """A random board; `A` and `B` lie on any two free cells that keep to the bounds, or cannot reach each other.
+
+    `ValueError` if 2000 boards have none."""
     longest = 63 if longest is None else longest
     if not 0 <= walls <= 0.6:
         raise ValueError(f"walls={walls!r} is no share of walls: give a number from 0 to 0.6")
@@ -120,17 +143,21 @@ def maze(
         )
     for _ in range(2000):
         share = walls * (0.5 + rng.random())
-        open_ = [i for i in range(64) if rng.random() >= share]
-        free, a = sum(1 << i for i in open_), open_[int(rng.random() * len(open_))] if open_ else 0
-        layers = _layers(free, 1 << a)
+        open_cells = [i for i in range(64) if rng.random() >= share]
+        free = sum(1 << i for i in open_cells)
+        start = _cell_of(open_cells, rng) if open_cells else 0
+        layers = _layers(free, 1 << start)
         near = sum(layers[shortest : longest + 1]) if solvable is not False else 0
-        far = free & ~sum(layers) & ~(1 << a) if solvable is not True else 0
-        if goals := [i for i in open_ if (near | far) >> i & 1]:
-            b = goals[int(rng.random() * len(goals))]
-            cells = "".join("A" if i == a else "B" if i == b else "O" if free >> i & 1 else "X" for i in range(64))
-            return Maze(tuple(cells[i : i + 8] for i in range(0, 64, 8)))
+        far = free & ~sum(layers) & ~(1 << start) if solvable is not True else 0
+        goals = [i for i in open_cells if (near | far) >> i & 1]
+        if goals:
+            goal = _cell_of(goals, rng)
+            letters = ["O" if free >> i & 1 else "X" for i in range(64)]
+            letters[start], letters[goal] = "A", "B"
+            return Maze(tuple("".join(letters[i : i + 8]) for i in range(0, 64, 8)))
     raise ValueError(
-        f"none of 2000 boards with walls={walls} fits shortest={shortest}, longest={longest}, solvable={solvable}: loosen one of them"
+        f"none of 2000 boards with walls={walls} fits shortest={shortest}, longest={longest}, solvable={solvable}: "
+        "loosen one of them"
     )
 
 # %% ../../nbs/lab/mazes.ipynb #c014
@@ -145,50 +172,64 @@ class Walk:
     cells: tuple[tuple[int, int], ...]  # where it has been: row, column
 
 
+def _letters(moves: str) -> list[str]:
+    "The moves of the first line; '?' for a word that is none."
+    words = moves.strip().split("\n")[0].split()
+    return [letter for word in words for letter in (word if set(word) <= set("NSEWDU") else "?")]
+
+
 def walk(
-    maze,  # a `Maze`
-    moves,  # text such as "N E E D"; nothing is read after D, U or the first line
+    maze: Maze,  # the board
+    moves: str,  # such as "N E E D"; nothing is read after D, U or the first line
 ) -> Walk:
     "Follows the moves; never raises for bad text: what is no move ends a walk that is then neither valid nor solved."
-    free, cells, invalid, end = maze._mask(), [8 * maze.start[0] + maze.start[1]], 0, ""
-    letters = [c for w in moves.strip().split("\n")[0].split() for c in (w if set(w) <= set("NSEWDU") else "?")]
-    for c in letters:
-        if c not in MAZE_STEPS:
-            end = c
+    row, column = maze.start
+    cells, invalid, end = [8 * row + column], 0, ""
+    letters = _letters(moves)
+    for letter in letters:
+        if letter not in MAZE_STEPS:
+            end = letter
             break
-        to = _step(cells[-1], c)
-        if to is None or not free >> to & 1:
+        to = _enters(maze.free, cells[-1], letter)
+        if to is None:
             invalid += 1
         else:
             cells.append(to)
-    solved = letters[:1] == ["U"] if maze.solution is None else end == "D" and divmod(cells[-1], 8) == maze.goal
-    extra = None if not solved else 0 if maze.solution is None else len(cells) - 1 - maze.distance
-    return Walk(not invalid and end != "?", solved, invalid, extra, tuple(divmod(i, 8) for i in cells))
+    if maze.solution is None:
+        solved = letters[:1] == ["U"]
+        extra = 0 if solved else None
+    else:
+        solved = end == "D" and divmod(cells[-1], 8) == maze.goal
+        extra = len(cells) - 1 - maze.distance if solved else None
+    return Walk(not invalid and end != "?", solved, invalid, extra, tuple(divmod(cell, 8) for cell in cells))
 
 # %% ../../nbs/lab/mazes.ipynb #c017
 OPPOSITE = dict(N="S", S="N", E="W", W="E")
 
 
-def _places(maze, moves, ok):
-    "Indices into the moves and moves that could be put in there, into free cells or (`ok=False`) into walls and edges."
-    free, at, out = maze._mask(), 8 * maze.start[0] + maze.start[1], []
+def _openings(maze: Maze, moves: list[str] | str, into_free: bool) -> list[tuple[int, str]]:
+    "Indices into the moves, and moves that could be put in there: into free cells, or into walls and edges."
+    row, column = maze.start
+    cell, out = 8 * row + column, []
     for i in range(len(moves) + 1):
-        out += [(i, m) for m in MAZE_STEPS if ((to := _step(at, m)) is not None and bool(free >> to & 1)) == ok]
-        if i < len(moves) and (to := _step(at, moves[i])) is not None and free >> to & 1:
-            at = to
+        out += [(i, move) for move in MAZE_STEPS if (_enters(maze.free, cell, move) is not None) == into_free]
+        if i < len(moves):
+            to = _enters(maze.free, cell, moves[i])
+            cell = cell if to is None else to
     return out
 
 
 def maze_path(
-    maze,  # a `Maze`
-    rng=None,  # a `random.Random` for the places; None weaves a board in the same way each time
-    extra=0,  # moves more than a shortest path has; even
-    invalid=0,  # moves into walls or off the board
+    maze: Maze,  # the board
+    rng: random.Random | None = None,  # for the places; None weaves a board in the same way each time
+    extra: int = 0,  # moves more than a shortest path has; even
+    invalid: int = 0,  # moves into walls or off the board
 ) -> str:
     "Moves and D, with spaces between, or U; `ValueError` if the board or the parity does not allow what is asked for."
     if extra < 0 or extra % 2 or invalid < 0:
         raise ValueError(
-            f"extra={extra}, invalid={invalid} cannot be had: give an even number of extra moves from 0 (a detour returns to its path) and invalid moves from 0"
+            f"extra={extra}, invalid={invalid} cannot be had: give an even number of extra moves from 0 "
+            "(a detour returns to its path) and invalid moves from 0"
         )
     if maze.solution is None and (extra or invalid):
         raise ValueError(
@@ -196,81 +237,73 @@ def maze_path(
         )
     if maze.solution is None:
         return "U"
-    rng, moves = rng or random.Random("".join(maze.rows)), list(maze.solution)
+    rng = rng or random.Random(maze.cells)
+    moves = list(maze.solution)
     for _ in range(extra // 2):
-        i, m = rng.choice(_places(maze, moves, True))
-        moves[i:i] = [m, OPPOSITE[m]]
+        i, move = rng.choice(_openings(maze, moves, True))
+        moves[i:i] = [move, OPPOSITE[move]]
     for _ in range(invalid):
-        if not (places := _places(maze, moves, False)):
+        openings = _openings(maze, moves, False)
+        if not openings:
             raise ValueError(
                 "no wall and no edge lies next to the path: ask for no invalid moves, or take another maze"
             )
-        i, m = rng.choice(places)
-        moves.insert(i, m)
+        moves.insert(*rng.choice(openings))
     return " ".join([*moves, "D"])
 
 # %% ../../nbs/lab/mazes.ipynb #c020
 def maze_item(
-    rng,  # a `random.Random`
-    extra=0,  # as in `maze_path`; said in the header
-    invalid=0,  # as in `maze_path`; said in the header
-    **maze_args,  # as in `maze`; boards are solvable where extra or invalid moves are asked for
+    rng: random.Random,  # decides board and path
+    extra: int = 0,  # as in `maze_path`; said in the header
+    invalid: int = 0,  # as in `maze_path`; said in the header
+    **options,  # as in `maze`; boards are solvable where extra or invalid moves are asked for
 ) -> Example:
     "A board in text and a path over it; raises `ValueError` as `maze` and `maze_path` do."
-    if extra or invalid:
-        maze_args = dict(solvable=True) | maze_args
-    said = f" , {extra} extra , {invalid} invalid" if extra or invalid else ""
+    woven = extra or invalid
+    if woven:
+        options = dict(solvable=True) | options
+    header = f" , {extra} extra , {invalid} invalid" if woven else ""
     for _ in range(100):
-        m = maze(rng, **maze_args)
-        if invalid and m.solution is not None and not _places(m, m.solution, False):
+        board = maze(rng, **options)
+        if invalid and board.solution is not None and not _openings(board, board.solution, False):
             continue  # nothing to run into on this board's way
-        return Example(m.question.replace("maze", f"maze{said}", 1), f" {maze_path(m, rng, extra, invalid)}")
+        question = board.question.replace("maze", f"maze{header}", 1)
+        return Example(question, f" {maze_path(board, rng, extra, invalid)}")
     raise ValueError(
-        f"on 100 boards no path came past a wall or an edge: give walls above {maze_args.get('walls', 0.25)}, or ask for no invalid moves"
+        f"on 100 boards no path came past a wall or an edge: give walls above {options.get('walls', 0.25)}, "
+        "or ask for no invalid moves"
     )
 
 
 def read_maze(
-    text,  # as `maze_item` writes it
+    text: str,  # as `maze_item` writes it
 ) -> Maze:
     "The board in an item's input; `ValueError` if there is none."
-    rows = tuple("".join(line.split(" ")) for line in text.split("\n") if len(line) == 15 and set(line) <= set("XOAB "))
-    if len(rows) != 8:
+    lines = [line for line in text.split("\n") if len(line) == 15 and set(line) <= set("XOAB ")]
+    if len(lines) != 8:
         raise ValueError(f"{text[:40]!r} holds no maze: give 8 lines of 8 letters with spaces between")
-    return Maze(rows)
+    return Maze(tuple("".join(line.split(" ")) for line in lines))
 
 # %% ../../nbs/lab/mazes.ipynb #c022
-def _plot(
+@patch
+def plot(
     self: Maze,
-    ax=None,  # where to draw; None for a new figure
-    moves=None,  # a walk as text; None for the solution
-):
+    ax: Axes | None = None,  # where to draw; None for a new figure
+    moves: str | None = None,  # a walk; None for the solution
+) -> Axes:
     "The board and a walk over it; one with detours is drawn a little aside at each step, to show what is walked twice."
     ax = axes(ax, (2.4, 2.4))
-    ax.imshow([[c == "X" for c in r] for r in self.rows], cmap="Greys", vmin=0, vmax=1.6)
+    ax.imshow([[letter == "X" for letter in row] for row in self.rows], cmap="Greys", vmin=0, vmax=1.6)
     cells = walk(self, self.solution or "" if moves is None else moves).cells
-    nudge = [0.08 * (i % 5 - 2) for i in range(len(cells))] if moves is not None else [0] * len(cells)
-    ax.plot(
-        [c + d for (_, c), d in zip(cells, nudge)],
-        [r + d for (r, _), d in zip(cells, nudge)],
-        color=COLORS["prompt"],
-        lw=1.5,
-    )
-    for letter, (r, c) in dict(A=self.start, B=self.goal).items():
-        ax.text(
-            c,
-            r,
-            letter,
-            ha="center",
-            va="center",
-            color=COLORS["accent"],
-            weight="bold",
-            bbox=dict(boxstyle="circle,pad=.15", fc="white", ec="none"),
-        )
+    aside = [0.08 * (i % 5 - 2) if moves is not None else 0 for i in range(len(cells))]
+    x = [column + shift for (_, column), shift in zip(cells, aside)]
+    y = [row + shift for (row, _), shift in zip(cells, aside)]
+    ax.plot(x, y, color=COLORS["prompt"], lw=1.5)
+    for letter, (row, column) in dict(A=self.start, B=self.goal).items():
+        circle = dict(boxstyle="circle,pad=.15", fc="white", ec="none")
+        style = dict(ha="center", va="center", color=COLORS["accent"], weight="bold", bbox=circle)
+        ax.text(column, row, letter, **style)
     ax.set(xticks=[], yticks=[])
     for side in ax.spines.values():
         side.set_visible(True)
     return ax
-
-
-Maze.plot = _plot

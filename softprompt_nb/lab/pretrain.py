@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['batch', 'rate', 'Steps', 'ahead', 'new_model', 'optimisers', 'half_precision', 'apart', 'next_token_loss',
-           'save_checkpoint', 'load_checkpoint', 'Pretrained', 'loss_curve', 'begin', 'pretrain']
+           'save_checkpoint', 'load_checkpoint', 'loss_curve', 'Pretrained', 'begin', 'pretrain']
 
 # %% ../../nbs/lab/pretrain.ipynb #c003
 import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..files import write_folder
 from .corpus import Manifest, drawn, lab_tokenizer, rows
@@ -22,36 +24,37 @@ from ..plots import COLORS, axes
 import numpy as np
 import pandas as pd
 import torch
-import transformers
+from matplotlib.axes import Axes
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 # %% ../../nbs/lab/pretrain.ipynb #c006
 def batch(
-    recipe,  # the `Recipe`
-    tok,  # the tokenizer
-    step,  # from 0
-    seen=None,  # a `Manifest` that counts
-):
-    "What one step reads: token ids, and their weights in the loss, (rows, length) each."
+    recipe: Recipe,  # what is trained
+    tokenizer: PreTrainedTokenizerFast,  # of the model
+    step: int,  # from 0
+    seen: Manifest | None = None,  # counts what is read
+) -> tuple[torch.Tensor, torch.Tensor]:  # token ids, and their weights in the loss, (rows, length) each
+    "What one step reads."
     length = recipe.context if step % 4 == 3 else recipe.context // 2
     given = np.zeros((recipe.tokens // length, length), bool)
-    ids = rows(recipe.documents(step), tok, *given.shape, seen, given)
-    weights = np.where(given, recipe.given, np.where(drawn(ids, tok), recipe.drawn, 1.0))
+    ids = rows(recipe.documents(step), tokenizer, *given.shape, seen, given)
+    weights = np.where(given, recipe.given, np.where(drawn(ids, tokenizer), recipe.drawn, 1.0))
     return torch.from_numpy(ids), torch.from_numpy(weights).float()
 
 
 def rate(
-    recipe,  # the `Recipe`
-    step,  # from 0
-):
+    recipe: Recipe,  # what is trained
+    step: int,  # from 0
+) -> float:
     "The learning rate of that step."
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return recipe.lr * (0.02 + 0.49 * (1 + math.cos(math.pi * done))) * (recipe.after if step >= recipe.school else 1.0)
+    cosine = 0.02 + 0.49 * (1 + math.cos(math.pi * done))
+    return recipe.lr * cosine * (recipe.after if step >= recipe.school else 1.0)
 
 # %% ../../nbs/lab/pretrain.ipynb #c009
 class Steps(torch.utils.data.Dataset):
@@ -59,34 +62,35 @@ class Steps(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        recipe,  # the `Recipe`
-        tok,  # the tokenizer
+        recipe: Recipe,  # what is trained
+        tokenizer: PreTrainedTokenizerFast,  # of the model
     ):
-        self.recipe, self.tok = recipe, tok
+        self.recipe = recipe
+        self.tokenizer = tokenizer
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.recipe.length
 
-    def __getitem__(self, step):
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor, Manifest]:
         seen = Manifest()
-        return *batch(self.recipe, self.tok, step, seen), seen
+        return *batch(self.recipe, self.tokenizer, step, seen), seen
 
 
-def _same(x):
-    return x
+def _same(item: Any) -> Any:
+    return item
 
 
 def ahead(
-    recipe,  # the `Recipe`
-    tok,  # the tokenizer
-    first,  # step
-    stop,  # step, not included
-    workers=None,  # processes; None is two fewer than cores, eight at most
+    recipe: Recipe,  # what is trained
+    tokenizer: PreTrainedTokenizerFast,  # of the model
+    first: int,  # step
+    stop: int,  # step, not included
+    workers: int | None = None,  # processes; None is two fewer than cores, eight at most
 ) -> DataLoader:
     "The steps from `first` to `stop`, written ahead by other processes where there are cores to spare."
     workers = min(8, max(0, (os.cpu_count() or 1) - 2)) if workers is None else workers
     return DataLoader(
-        Steps(recipe, tok),
+        Steps(recipe, tokenizer),
         batch_size=None,
         sampler=range(first, stop),
         num_workers=workers,
@@ -96,47 +100,48 @@ def ahead(
 
 # %% ../../nbs/lab/pretrain.ipynb #c011
 def new_model(
-    recipe,  # the `Recipe`
-    tok,  # the tokenizer
-):
+    recipe: Recipe,  # its shape and seed
+    tokenizer: PreTrainedTokenizerFast,  # of the model
+) -> GPTNeoXForCausalLM:
     "A GPT-NeoX of the recipe's shape with fresh weights."
     torch.manual_seed(recipe.seed)
-    return GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            vocab_size=len(tok),
-            hidden_size=recipe.width,
-            num_hidden_layers=recipe.layers,
-            num_attention_heads=recipe.heads,
-            intermediate_size=4 * recipe.width,
-            max_position_embeddings=recipe.context,
-            rotary_pct=0.25,
-            use_parallel_residual=False,
-            tie_word_embeddings=True,
-            attention_dropout=0.0,
-            hidden_dropout=0.0,
-            bos_token_id=tok.eos_token_id,
-            eos_token_id=tok.eos_token_id,
-            pad_token_id=tok.pad_token_id,
-        )
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.width,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        intermediate_size=4 * recipe.width,
+        max_position_embeddings=recipe.context,
+        rotary_pct=0.25,
+        use_parallel_residual=False,
+        tie_word_embeddings=True,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
+    return GPTNeoXForCausalLM(config)
 
 
 def optimisers(
-    recipe,  # the `Recipe`
-    model,  # whose weights they move
-):
+    recipe: Recipe,  # rates and decay
+    model: GPTNeoXForCausalLM,  # whose weights they move
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     "Muon for the matrices of the layers, AdamW for embeddings, norms and biases."
-    inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    other = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    matrices, others = [], []
+    for name, weight in model.named_parameters():
+        inner = weight.ndim == 2 and "embed" not in name
+        (matrices if inner else others).append(weight)
     return (
-        torch.optim.Muon(inner, lr=recipe.lr, weight_decay=recipe.decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(other, lr=0.5 * recipe.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        torch.optim.Muon(matrices, lr=recipe.lr, weight_decay=recipe.decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=0.5 * recipe.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     )
 
 
 def half_precision(
-    device,  # a `torch.device`
-):
+    device: str | torch.device,  # where the model is
+) -> bool:
     "Does this device multiply matrices in bfloat16 by hardware?"
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported()
@@ -144,202 +149,206 @@ def half_precision(
 
 # %% ../../nbs/lab/pretrain.ipynb #c012
 def apart(
-    ids,  # (rows, length)
-    eos,  # the token that ends a document
-    dtype,  # of the mask
-):
-    "Positions that begin anew with each document, and a mask that hides the documents before it: packed, and as if each were alone."
+    ids: torch.Tensor,  # (rows, length)
+    eos: int,  # the token that ends a document
+    dtype: torch.dtype,  # of the mask
+) -> tuple[torch.Tensor, torch.Tensor]:  # positions (rows, length); mask (rows, 1, length, length)
+    """Positions that begin anew with each document, and a mask that hides the documents before it.
+
+    They are packed, and as if each were alone."""
     ends = ids == eos
-    doc = ends.cumsum(1) - ends.long()  # the end token belongs to what it ends
-    at = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    first = torch.where(torch.nn.functional.pad(ends, (1, -1)) | (at == 0), at, 0).cummax(1).values
-    hidden = (doc[:, :, None] != doc[:, None]) | (at[:1, :, None] < at[:1, None])
-    return at - first, torch.zeros(hidden.shape, dtype=dtype, device=ids.device).masked_fill(
-        hidden, torch.finfo(dtype).min
-    )[:, None]
+    document = ends.cumsum(1) - ends.long()  # the end token belongs to what it ends
+    column = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    begins = torch.nn.functional.pad(ends, (1, -1)) | (column == 0)
+    first = torch.where(begins, column, 0).cummax(1).values
+    hidden = (document[:, :, None] != document[:, None]) | (column[:1, :, None] < column[:1, None])
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=ids.device)
+    return column - first, mask.masked_fill(hidden, torch.finfo(dtype).min)[:, None]
 
 
 def next_token_loss(
-    model,  # the language model
-    ids,  # (rows, length)
-    weights=None,  # (rows, length) of each token in the mean; `None` is 1
-    half=False,  # multiply matrices in bfloat16?
-):
+    model: GPTNeoXForCausalLM,  # what is trained
+    ids: torch.Tensor,  # (rows, length)
+    weights: torch.Tensor | None = None,  # (rows, length) of each token in the mean; `None` is 1
+    half: bool = False,  # multiply matrices in bfloat16?
+) -> torch.Tensor:  # scalar
     "Mean cross-entropy of the tokens given those before them in their document."
-    x = ids[:, :-1]
-    positions, mask = apart(x, model.config.eos_token_id, torch.bfloat16 if half else torch.float32)
+    inputs, targets = ids[:, :-1], ids[:, 1:].flatten()
+    positions, mask = apart(inputs, model.config.eos_token_id, torch.bfloat16 if half else torch.float32)
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=half):
-        logits = model(input_ids=x, position_ids=positions, attention_mask=mask, use_cache=False).logits
-    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+        logits = model(input_ids=inputs, position_ids=positions, attention_mask=mask, use_cache=False).logits
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none")
     if weights is None:
         return losses.mean()
-    w = weights[:, 1:].flatten()
-    return losses @ w / w.sum()
+    weight = weights[:, 1:].flatten()
+    return losses @ weight / weight.sum()
 
 # %% ../../nbs/lab/pretrain.ipynb #c016
 def save_checkpoint(
-    folder,  # appears whole or not at all
-    recipe,  # the `Recipe`
-    model,  # the language model
-    opts,  # its optimisers
-    step,  # steps done
-    losses,  # of each step, nats
-    seen,  # a `Manifest` of what was read
-    seconds,  # that the steps took
-):
+    folder: str | Path,  # appears whole or not at all
+    recipe: Recipe,  # what is trained
+    model: GPTNeoXForCausalLM,  # its weights
+    opts: Sequence[torch.optim.Optimizer],  # their optimisers
+    step: int,  # steps done
+    losses: list[float],  # of each step, nats
+    seen: Manifest,  # what was read
+    seconds: float,  # that the steps took
+) -> None:
     "Weights, optimiser state and record of a run after `step` steps."
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    moments = {}
+    for opt in opts:
+        for weight, state in opt.state.items():
+            for key, value in state.items():
+                if value is not None:
+                    moments[f"{names[id(weight)]}|{key}"] = torch.as_tensor(value).contiguous()
+    state = dict(recipe=asdict(recipe), step=step, losses=losses, seen=seen.to_dict(), seconds=seconds)
 
-    def write(to):
-        names = {id(p): n for n, p in model.named_parameters()}
-        save_file({n: p.detach().contiguous() for n, p in model.named_parameters()}, to / "model.safetensors")
-        save_file(
-            {
-                f"{names[id(p)]}|{k}": torch.as_tensor(v).contiguous()
-                for opt in opts
-                for p, s in opt.state.items()
-                for k, v in s.items()
-                if v is not None
-            },
-            to / "optimiser.safetensors",
-        )
-        (to / "state.json").write_text(
-            json.dumps(dict(recipe=asdict(recipe), step=step, losses=losses, seen=seen.to_dict(), seconds=seconds))
-        )
+    def write(to: Path) -> None:
+        weights = {name: weight.detach().contiguous() for name, weight in model.named_parameters()}
+        save_file(weights, to / "model.safetensors")
+        save_file(moments, to / "optimiser.safetensors")
+        (to / "state.json").write_text(json.dumps(state))
 
     write_folder(folder, write)
 
-# %% ../../nbs/lab/pretrain.ipynb #c016b
+
 def load_checkpoint(
-    folder,  # what `save_checkpoint` wrote
-    recipe,  # the `Recipe`
-    model,  # takes the weights
-    opts,  # take their state
-):
-    "Restore a run; returns `(step, losses, seen, seconds)`. A checkpoint of another recipe raises `ValueError`."
-    state = json.loads((Path(folder) / "state.json").read_text())
-    if differ := [k for k, v in asdict(recipe).items() if state["recipe"].get(k) != v]:
+    folder: str | Path,  # what `save_checkpoint` wrote
+    recipe: Recipe,  # what is trained
+    model: GPTNeoXForCausalLM,  # takes the weights
+    opts: Sequence[torch.optim.Optimizer],  # take their state
+) -> tuple[int, list[float], Manifest, float]:  # step, losses, what was read, seconds
+    "Restore a run; a checkpoint of another recipe raises `ValueError`."
+    folder = Path(folder)
+    state = json.loads((folder / "state.json").read_text())
+    differ = [name for name, value in asdict(recipe).items() if state["recipe"].get(name) != value]
+    if differ:
         raise ValueError(
-            f"the checkpoint in {folder} was made by another recipe (other {', '.join(differ)}): give another folder, or delete that one"
+            f"the checkpoint in {folder} was made by another recipe (other {', '.join(differ)}): "
+            "give another folder, or delete that one"
         )
-    named, moments = dict(model.named_parameters()), load_file(Path(folder) / "optimiser.safetensors")
+    named = dict(model.named_parameters())
     with torch.no_grad():
-        for n, w in load_file(Path(folder) / "model.safetensors").items():
-            named[n].copy_(w)
-    owner = {id(p): opt for opt in opts for g in opt.param_groups for p in g["params"]}
-    for key, v in moments.items():
-        n, k = key.split("|")
-        owner[id(named[n])].state[named[n]][k] = v if k == "step" else v.to(named[n].device)
+        for name, weight in load_file(folder / "model.safetensors").items():
+            named[name].copy_(weight)
+    owner = {id(weight): opt for opt in opts for group in opt.param_groups for weight in group["params"]}
+    for full, value in load_file(folder / "optimiser.safetensors").items():
+        name, key = full.split("|")
+        weight = named[name]
+        owner[id(weight)].state[weight][key] = value if key == "step" else value.to(weight.device)
     return state["step"], state["losses"], Manifest.from_dict(state["seen"]), state["seconds"]
 
 # %% ../../nbs/lab/pretrain.ipynb #c018
+def loss_curve(
+    history: pd.DataFrame,  # step, loss in nats
+    label: str = "",  # in the legend
+    ax: Axes | None = None,  # where to draw; None for a new figure
+) -> Axes:
+    "Loss by step, thin, with its running mean over 50 steps."
+    ax = axes(ax, (4.5, 2.6))
+    mean = history.loss.rolling(50, min_periods=1).mean()
+    ax.plot(history.step, history.loss, color=COLORS["model"], alpha=0.5, lw=0.8)
+    ax.plot(history.step, mean, color=COLORS["model"], lw=2, label=label or None)
+    ax.set(xlabel="step", ylabel="loss (nats per token)")
+    if label:
+        ax.legend(frameon=False)
+    return ax
+
+
 @dataclass
 class Pretrained:
     "A model, its tokenizer, and the record of how it came about."
 
     recipe: Recipe
     model: GPTNeoXForCausalLM
-    tokenizer: transformers.PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerFast
     history: pd.DataFrame = field(repr=False)  # a row a step: step, loss
     seen: Manifest = field(repr=False)  # what it read
     seconds: float = 0.0
 
-    def plot(self, ax=None):
+    def plot(
+        self,
+        ax: Axes | None = None,  # where to draw; None for a new figure
+    ) -> Axes:
+        "Loss by step."
         return loss_curve(self.history, self.recipe.name, ax)
 
-    def __repr__(self):
-        steps, loss = (
-            f"{len(self.history)} of {self.recipe.length} steps",
-            f"loss {self.history.loss.tail(50).mean():.3f} (mean of the last 50)",
-        )
+    def __repr__(self) -> str:
+        steps = f"{len(self.history)} of {self.recipe.length} steps"
+        loss = f"loss {self.history.loss.tail(50).mean():.3f} (mean of the last 50)"
         return f"Pretrained({self.recipe.name}, {steps}, {loss}, {self.seconds:.0f} s)"
 
-
-def loss_curve(
-    history,  # losses by step, nats
-    label="",  # in the legend
-    ax=None,  # matplotlib axes; None makes them
-):
-    "Loss by step, thin, with its running mean over 50 steps."
-    ax = axes(ax, (4.5, 2.6))
-    ax.plot(history.step, history.loss, color=COLORS["model"], alpha=0.5, lw=0.8)
-    ax.plot(
-        history.step, history.loss.rolling(50, min_periods=1).mean(), color=COLORS["model"], lw=2, label=label or None
-    )
-    ax.set(xlabel="step", ylabel="loss (nats per token)")
-    if label:
-        ax.legend(frameon=False)
-    return ax
-
 # %% ../../nbs/lab/pretrain.ipynb #c019
-def _step(recipe, model, opts, step, ids, weights, half):
+def _step(
+    recipe: Recipe,
+    model: GPTNeoXForCausalLM,
+    opts: Sequence[torch.optim.Optimizer],
+    step: int,
+    ids: torch.Tensor,
+    weights: torch.Tensor,
+    half: bool,
+) -> float:
+    "One step of both optimisers; the loss before it."
     loss = next_token_loss(model, ids.to(model.device), weights.to(model.device), half)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for opt, part in zip(opts, (1.0, 0.5)):
-        for g in opt.param_groups:
-            g["lr"] = part * rate(recipe, step)
+        for group in opt.param_groups:
+            group["lr"] = part * rate(recipe, step)
         opt.step()
         opt.zero_grad()
     if not math.isfinite(loss.item()):
         raise FloatingPointError(
-            f"the loss is {loss.item()} at step {step} (rate {rate(recipe, step):.2g}): try a smaller lr or a longer warmup"
+            f"the loss is {loss.item()} at step {step} (rate {rate(recipe, step):.2g}): "
+            "try a smaller lr or a longer warmup"
         )
     return loss.item()
 
 
 def begin(
-    recipe,  # the `Recipe`
-    device,  # where the model goes
-):
+    recipe: Recipe,  # what is trained
+    device: str | torch.device,  # where the model goes
+) -> tuple[PreTrainedTokenizerFast, GPTNeoXForCausalLM]:
     "Tokenizer and model as the recipe starts them; a model to continue that is not here raises `FileNotFoundError`."
     if not recipe.start:
-        tok = lab_tokenizer(vocab_size=recipe.vocab)
-        model = new_model(recipe, tok)
+        tokenizer = lab_tokenizer(vocab_size=recipe.vocab)
+        model = new_model(recipe, tokenizer)
     else:
-        if not (folder := find_model(recipe.start)):
+        folder = find_model(recipe.start)
+        if not folder:
             raise FileNotFoundError(
-                f"{recipe.name} continues {recipe.start}, which is not here: pretrain {recipe.start} first, or call lab_model({recipe.name!r}), which does both"
+                f"{recipe.name} continues {recipe.start}, which is not here: "
+                f"pretrain {recipe.start} first, or call lab_model({recipe.name!r}), which does both"
             )
-        tok, model = (
-            AutoTokenizer.from_pretrained(folder),
-            GPTNeoXForCausalLM.from_pretrained(folder, dtype=torch.float32),
-        )
-    model.set_attn_implementation(
-        "eager"
-    )  # rows this short: three times faster than the fused one, whose backward pass is slow on a CPU
-    return tok, model.to(device).train()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = GPTNeoXForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    # for rows this short three times faster than the fused one, whose backward pass is slow on a CPU
+    model.set_attn_implementation("eager")
+    return tokenizer, model.to(device).train()
 
-# %% ../../nbs/lab/pretrain.ipynb #c020
+# %% ../../nbs/lab/pretrain.ipynb #n2103aca
 def pretrain(
-    recipe,  # a `Recipe` or the name of one in `RECIPES`
-    folder=None,  # checkpoints go here, and an interrupted run in it is resumed; `None` keeps none
-    until=None,  # stop after this step, keeping the schedule of the whole recipe
-    every=100,  # steps between checkpoints
-    device=None,  # "cpu", "cuda"; `None` takes a GPU if there is one
-    progress=True,  # show a bar?
-    workers=None,  # processes that write texts ahead; `None`: as many as there are cores to spare
+    recipe: Recipe | str,  # or the name of one in `RECIPES`
+    folder: str | Path | None = None,  # checkpoints go here, and an interrupted run in it is resumed; `None`: none
+    until: int | None = None,  # stop after this step, keeping the schedule of the whole recipe
+    every: int = 100,  # steps between checkpoints
+    device: str | torch.device | None = None,  # "cpu", "cuda"; `None` takes a GPU if there is one
+    progress: bool = True,  # show a bar?
+    workers: int | None = None,  # processes that write texts ahead; `None`: as many as there are cores to spare
 ) -> Pretrained:
     "Train a language model by its recipe."
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    tok, model = begin(recipe, device)
-    opts, stop, half = optimisers(recipe, model), min(until or recipe.length, recipe.length), half_precision(device)
-    first, losses, seen, before = (
-        load_checkpoint(folder, recipe, model, opts)
-        if folder and (Path(folder) / "state.json").exists()
-        else (0, [], Manifest(), 0.0)
-    )
-    began, bar = (
-        time.time(),
-        tqdm(
-            ahead(recipe, tok, first, stop, workers),
-            initial=first,
-            total=stop,
-            desc=recipe.name,
-            disable=not progress,
-            mininterval=2,
-        ),
-    )
+    tokenizer, model = begin(recipe, device)
+    opts, half = optimisers(recipe, model), half_precision(device)
+    first, losses, seen, before = 0, [], Manifest(), 0.0
+    if folder and (Path(folder) / "state.json").exists():
+        first, losses, seen, before = load_checkpoint(folder, recipe, model, opts)
+    stop = min(until or recipe.length, recipe.length)
+    began = time.time()
+    texts = ahead(recipe, tokenizer, first, stop, workers)
+    bar = tqdm(texts, initial=first, total=stop, desc=recipe.name, disable=not progress, mininterval=2)
     for step, (ids, weights, read) in enumerate(bar, first):
         losses.append(_step(recipe, model, opts, step, ids, weights, half))
         seen.update(read)
@@ -348,11 +357,5 @@ def pretrain(
         if folder and ((step + 1) % every == 0 or step + 1 == stop):
             save_checkpoint(folder, recipe, model, opts, step + 1, losses, seen, before + time.time() - began)
     model.set_attn_implementation("sdpa")
-    return Pretrained(
-        recipe,
-        model.eval(),
-        tok,
-        pd.DataFrame(dict(step=range(len(losses)), loss=losses)),
-        seen,
-        before + time.time() - began,
-    )
+    history = pd.DataFrame(dict(step=range(len(losses)), loss=losses))
+    return Pretrained(recipe, model.eval(), tokenizer, history, seen, before + time.time() - began)
