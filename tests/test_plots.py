@@ -1,5 +1,8 @@
 """One thing has one colour, wherever and in whatever order it is drawn."""
 
+import subprocess
+import sys
+
 from softprompt_nb.evaluation.distance.figures import plot_families, plot_ladder, plot_saturation, plot_vectors_worth
 from softprompt_nb.evaluation.distance.measures import Ladder
 from softprompt_nb.evaluation.formats.pictures import plot_curves
@@ -53,6 +56,13 @@ def test_a_family_keeps_its_colour_and_its_ladders_differ(plot):
     assert [to_hex(line.get_color()) for line in lines] == want
     assert [to_hex(line.get_color()) for line in other_order] == want
     assert lines[0].get_linestyle() != lines[2].get_linestyle()
+
+
+def test_a_ladder_draws_itself_whatever_was_imported():
+    code = "from softprompt_nb.evaluation.distance.measures import Ladder; "
+    code += "print(Ladder.from_losses({0: 3.0, 1: 1.0}).plot().get_ylabel())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "loss (nats per token)" in done.stdout
 
 
 def test_single_ladders_and_vectors():
