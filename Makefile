@@ -54,7 +54,7 @@ format: $(STAMP)  ## notebooks, tests and scripts as ruff writes them, then the 
 	@$(MAKE) --no-print-directory export
 
 export: $(STAMP)  ## write the modules from the notebooks, and tidy the notebooks
-	@PATH="$(abspath $(VENV))/bin:$$PATH"; nbdev_export && nbdev_clean
+	@PATH="$(abspath $(VENV))/bin:$$PATH"; nbdev_export && nbdev_clean && python .ci/wings.py
 
 run-notebooks: $(STAMP)  ## execute the notebooks and store their outputs (NB="nbs/00_lm.ipynb ..." for some of them)
 	@$(QUIET) OMP_NUM_THREADS=1 $(PY) .ci/save_outputs.py $(NB)

@@ -1,0 +1,57 @@
+"""What rows share, how they are laid out, one exact forward pass, and asking with a prompt."""
+
+# Written by `make export` from what the modules define; a module is loaded when a name of it is first asked for.
+from importlib import import_module
+
+_HOME = {
+    "Block": "packing",
+    "Groups": "sharing",
+    "Inputs": "forward",
+    "Packed": "packing",
+    "Pass": "packing",
+    "Prefix": "forward",
+    "PrefixKey": "sharing",
+    "PrefixTree": "sharing",
+    "Shared": "sharing",
+    "Tree": "sharing",
+    "assemble": "forward",
+    "exact_match": "inference",
+    "find_shared": "sharing",
+    "first_line": "inference",
+    "generate": "inference",
+    "groups": "sharing",
+    "hidden_by_path": "forward",
+    "logits_by_path": "forward",
+    "loss_on": "inference",
+    "pack": "packing",
+    "pack_tree": "packing",
+    "packed_attention": "packing",
+    "plan": "forward",
+    "prefix_rows": "packing",
+    "prefix_tree": "sharing",
+    "prompted_loss": "forward",
+    "prompted_losses": "forward",
+    "prompts_of": "forward",
+    "row_start": "sharing",
+    "run_prefix": "forward",
+    "score_options": "inference",
+    "suffixes": "sharing",
+    "sum_dtype": "packing",
+    "target_logits": "forward",
+    "target_logprobs": "inference",
+    "target_losses": "forward",
+    "target_nll": "forward",
+    "to_prompt_embeds": "inference",
+    "tree_layout": "sharing",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__():
+    return sorted({*globals(), *_HOME})

@@ -76,7 +76,7 @@ def _run_together(store: RunStore, configs: Sequence, statuses: dict[str, tuple[
             if work.id not in statuses:
                 statuses[work.id] = attempt(store, config, work)
 
-
+# %% ../../nbs/experiments/sweep.ipynb #n8304f9d
 def _task(folder: str, configs: Sequence, wait: bool = False) -> dict[str, tuple[str, str]]:
     """What is sent to a worker: id -> (status, sentence).
 
@@ -131,7 +131,7 @@ def _cores() -> int:
     "The cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-
+# %% ../../nbs/experiments/sweep.ipynb #n741377d
 class _SpawnPool:
     "A spawn pool that can be made anew."
 
@@ -375,27 +375,31 @@ class _Loop:
         except cf.BrokenExecutor as e:
             self.broken(e, [], [job])
 
-    def receive(self, future: Any, job: _Job) -> None:
-        try:
-            statuses = future.result()
-        except (cf.BrokenExecutor, cf.CancelledError) as e:
-            return self.broken(e, [job])
-        except Exception as e:
-            failure = self.sweep.store.add_failure
-            statuses = {content_hash(config): ("failed", failure(config, e)) for config in job.configs}
-        for config in job.configs:
-            status, _ = statuses.get(content_hash(config), ("", ""))
-            self.note(config, status, job.suspect)
-        if "" in statuses:
-            raise StoreError(statuses[""][1])
+# %% ../../nbs/experiments/sweep.ipynb #nace12eb
+@patch
+def receive(self: _Loop, future: Any, job: _Job) -> None:
+    try:
+        statuses = future.result()
+    except (cf.BrokenExecutor, cf.CancelledError) as e:
+        return self.broken(e, [job])
+    except Exception as e:
+        failure = self.sweep.store.add_failure
+        statuses = {content_hash(config): ("failed", failure(config, e)) for config in job.configs}
+    for config in job.configs:
+        status, _ = statuses.get(content_hash(config), ("", ""))
+        self.note(config, status, job.suspect)
+    if "" in statuses:
+        raise StoreError(statuses[""][1])
 
-    def note(self, config: Any, status: str, suspect: bool = False) -> None:
-        if status == "there" and suspect:
-            status = "done"  # recorded just before its worker died
-        if status == "busy":
-            self.later.append(_Job([config], wait=True))
-        elif status:
-            getattr(self.sweep, status).append(content_hash(config))
+
+@patch
+def note(self: _Loop, config: Any, status: str, suspect: bool = False) -> None:
+    if status == "there" and suspect:
+        status = "done"  # recorded just before its worker died
+    if status == "busy":
+        self.later.append(_Job([config], wait=True))
+    elif status:
+        getattr(self.sweep, status).append(content_hash(config))
 
 # %% ../../nbs/experiments/sweep.ipynb #c017
 @patch
@@ -443,7 +447,7 @@ def _begin(configs: Iterable, store: RunStore | str | Path, retry_failed: bool) 
     todo = [config for id, config in named.items() if id not in known]
     return Sweep(store, list(named), there=there, failed=failed), todo
 
-
+# %% ../../nbs/experiments/sweep.ipynb #n5a9dad1
 def sweep(
     configs: Iterable,  # configurations, see `TuneConfig`; equal ones run once
     store: RunStore | str | Path,  # where records are, and go

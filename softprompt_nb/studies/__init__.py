@@ -1,0 +1,67 @@
+"""What runs a whole paper and stores its results."""
+
+# Written by `make export` from what the modules define; a module is loaded when a name of it is first asked for.
+from importlib import import_module
+
+_HOME = {
+    "Calibration": "calibration",
+    "Case": "distance",
+    "DistanceStudy": "distance",
+    "FormatConfig": "format",
+    "FormatStudy": "format",
+    "HardConfig": "readable",
+    "ShapeConfig": "structure",
+    "Study": "translation",
+    "StudyRun": "translation",
+    "arms": "structure",
+    "behaviour": "calibration",
+    "by_lambda": "readable",
+    "calibrate": "calibration",
+    "changes": "readable",
+    "compare_arms": "structure",
+    "distance_study": "distance",
+    "frequency_models": "calibration",
+    "gpt2_configs": "readable",
+    "hard_configs": "readable",
+    "hard_table": "readable",
+    "hypervolumes": "readable",
+    "lab_cases": "distance",
+    "lab_study": "structure",
+    "named_benchmark": "format",
+    "oddities": "readable",
+    "paper_capabilities": "published",
+    "paper_claims": "structure",
+    "paper_configs": "format",
+    "paper_ladder": "published",
+    "paper_study": "structure",
+    "plot_desiderata": "readable",
+    "plot_trade": "readable",
+    "prompt_claims": "readable",
+    "prompt_features": "translation",
+    "read_mean": "calibration",
+    "readings": "distance",
+    "results": "structure",
+    "saturation_table": "published",
+    "seed_agreement": "distance",
+    "shape_configs": "structure",
+    "small_normal": "published",
+    "solved_at": "structure",
+    "solves": "structure",
+    "study": "structure",
+    "study_configs": "format",
+    "tenfold": "readable",
+    "tiny": "distance",
+    "told_apart": "calibration",
+    "translation_study": "translation",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__():
+    return sorted({*globals(), *_HOME})

@@ -173,7 +173,7 @@ def _apart(square: np.ndarray, rank: np.ndarray, lune: np.ndarray, first: np.nda
         k, w = k[~joined], w[~joined]
     return k, w
 
-
+# %% ../../nbs/tda/persistence.ipynb #n0143257
 class _LoopSums:
     "The loop of every edge as a sum (modulo 2) of born ones, an integer with one bit for each; what is filled dies."
 

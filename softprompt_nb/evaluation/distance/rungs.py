@@ -27,9 +27,9 @@ from ...patching import patch
 from ...prompts import SoftPrompt
 from ...training.many import lanes_that_fit
 from ...training.pool import Pool
-from ...training.tuning import Run, result
-from ...training.step import Settings, Tuning, prepare
 from ...training.state import data_fingerprint
+from ...training.step import Settings, Tuning, prepare
+from ...training.tuning import Run, result
 
 import numpy as np
 import torch
