@@ -207,6 +207,11 @@ def code_cells(path):
             yield text, bool(EXPORT.search(text))
 
 
+def exported(path):
+    "The exported cells of a notebook."
+    return [text for text, is_exported in code_cells(path) if is_exported]
+
+
 def ast_body(text):
     "Statements of a cell, [] for one that only imports or says where it is exported to."
     try:

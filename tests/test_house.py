@@ -1,12 +1,15 @@
 """The rules of the house that a count can hold; CONTRIBUTING.md says them in words, house.py counts."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import house
 import pytest
+import wings
 from conftest import ROOT
 
 FLOORS = {  # of the longest beginning of a module's name; arrows run to the same floor or down
@@ -22,6 +25,16 @@ FLOORS = {  # of the longest beginning of a module's name; arrows run to the sam
     "evaluation": 6,
     "translation": 6,
     "studies": 7,
+}
+
+
+# pages that nobody looks for by a task: they stand behind others
+NOT_ASKED_FOR = {
+    "patching.ipynb",
+    "tda/pictures.ipynb",
+    "evaluation/distance/figures.ipynb",
+    "evaluation/formats/pictures.ipynb",
+    "lab/facts.ipynb",
 }
 
 
@@ -73,14 +86,8 @@ def test_arrows_run_down():
 
 
 def test_shape_knows_nothing_of_language_models():
-    graph = house.import_graph()
-    reached, todo = set(), [name for name in graph if name.startswith("tda.")]
-    while todo:
-        name = todo.pop()
-        if name not in reached:
-            reached.add(name)
-            todo += graph[name]
-    assert not reached & {"lm", "load", "prompts"} and not any(name.startswith("engine") for name in reached)
+    known = {name for others in house.import_graph().items() if others[0].startswith("tda.") for name in others[1]}
+    assert {name for name in known if not name.startswith("tda.")} <= {"measure", "plots", "patching"}
 
 
 def test_private_names_stay_at_home():
@@ -111,6 +118,35 @@ def test_a_public_name_has_one_meaning():
 
 def test_the_front_is_small():
     assert len(house.front()) <= 70
+
+
+def test_wings_offer_what_their_modules_define():
+    assert not wings.stale(), "run `make export`"
+
+
+@pytest.mark.parametrize("wing", wings.WINGS)
+def test_a_wing_hides_no_module_and_finds_its_names(wing):
+    package = importlib.import_module(f"softprompt_nb.{wing}")
+    modules = {path.stem for path in (house.PACKAGE / wing).glob("*.py")}
+    assert package.__all__ and not modules & set(package.__all__)
+    assert all(getattr(package, name).__name__ == name for name in package.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        package.no_such_name  # noqa: B018
+
+
+WHERE = (ROOT / "nbs" / "where.ipynb").read_text(encoding="utf-8")
+
+
+def test_where_it_is_done_names_what_there_is():
+    "Every name in the table's middle column is public, and every page but the tours' is in its last."
+    rows = [row.split("|") for row in re.findall(r"\| .* \|", WHERE)]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row[2])}
+    public = {name for names in map(wings.public, house.modules().values()) for name in names}
+    assert named and not named - public
+    pages = {path.relative_to(ROOT / "nbs").as_posix() for path in house.notebooks() if any(house.exported(path))}
+    linked = {link for row in rows for link in re.findall(r"\]\(([\w/.-]+)\)", row[3])}
+    left = {page for page in pages if page not in linked}
+    assert left <= NOT_ASKED_FOR, left - NOT_ASKED_FOR
 
 
 def module(tmp_path, monkeypatch, **sources):
