@@ -101,12 +101,15 @@ def main():
     parser.add_argument("--to", help="a .json file for the table")
     parser.add_argument("--budget", type=int, default=3000)
     given = parser.parse_args()
-    from softprompt_nb.files import write_results
+    from softprompt_nb.files import about_results, write_results
 
     rates = (0.3, 1.0, 3.0, 10.0)
     table = compare(load_lm("lab-base-s"), tasks(), (0, 1, 2), rates, given.budget, progress=show)
     if given.to:
-        write_results(table, given.to)
+        settings = [
+            dict(model="lab-base-s", task=task, rate=rate, budget=given.budget) for task in tasks() for rate in rates
+        ]
+        write_results(given.to, table, about_results(settings, (0, 1, 2)))
     columns = ["valid_accuracy", "valid_loss", "accuracy", "changed", "steps", "spent"]
     print(table.groupby(["rate", "method"])[columns].mean().round(3))
 

@@ -78,7 +78,8 @@ def same_prompts(some, others, steps):
     "Vectors that differ by no more than a billionth, or (kept in float32) the rounding of their optimiser's steps."
     for first, second in zip(some, others, strict=True):
         size = second.vectors.abs().max().item()
-        close = 1e-9 if second.vectors.dtype == torch.float64 else 4 * steps * EPS32 * size
+        both_double = first.vectors.dtype == second.vectors.dtype == torch.float64
+        close = 1e-9 if both_double else 4 * steps * EPS32 * size
         assert (first.vectors - second.vectors).abs().max() <= close
 
 

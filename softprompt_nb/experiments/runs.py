@@ -392,7 +392,9 @@ def _environment(seconds: float, resumed: bool, together: int) -> dict[str, Any]
 
 # %% ../../nbs/experiments/runs.ipynb #c021
 class RunStore:
-    "A folder of runs, each recorded exactly once; raises ValueError for a file in the folder's place."
+    """A folder of runs, each recorded exactly once.
+
+    Raises ValueError for a file in the folder's place, KeyError for a record that is not there."""
 
     def __init__(
         self,

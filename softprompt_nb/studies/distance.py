@@ -21,7 +21,7 @@ from pathlib import Path
 from ..evaluation.distance.capabilities import LAB_FAMILIES, Capability, chess, detuning, from_examples
 from ..evaluation.distance.ladder import ladder
 from ..evaluation.distance.measures import Ladder, Reading
-from ..files import read_tensors, write_tensors
+from ..files import about_results, read_tensors, write_tensors
 from ..lab.family import lab_truth
 from ..lab.games import NOTATIONS
 from ..lab.planted import FREQUENCIES, PLANTED
@@ -251,7 +251,7 @@ def save(
     self: DistanceStudy,
     path: str | Path,  # a .safetensors file; one that exists is replaced
 ) -> Path:  # the file
-    "Write all ladders and what was asked into one file."
+    "Write all ladders and what was asked into one file, with how they came about."
     tensors, notes = {}, []
     for part, lads in self.ladders.items():
         for lad in lads:
@@ -259,8 +259,10 @@ def save(
             tensors[f"{number}.nll"] = torch.tensor(lad.nll, dtype=torch.float32)
             tensors[f"{number}.units"] = torch.tensor(lad.units, dtype=torch.float32)
             notes.append(_ladder_note(part, lad))
+    seeds = sorted({seed for note in notes for seed in note["seeds"]})
+    settings = [{name: value for name, value in note.items() if name != "runs"} for note in notes]
     note = dict(format=1, ladders=notes, parts=list(self.ladders), asked=_table_json(self.asked))
-    return write_tensors(path, tensors, note)
+    return write_tensors(path, tensors, note | dict(about=about_results(settings, seeds)))
 
 
 def _ladder_back(note: dict, nll: torch.Tensor, units: torch.Tensor) -> Ladder:

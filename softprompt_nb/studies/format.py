@@ -19,7 +19,7 @@ from ..evaluation.formats.knowledge import PARTS, Shots, format_and_knowledge, g
 from ..evaluation.formats.lab_benchmarks import LAB_BENCHMARKS, lab_benchmark
 from ..evaluation.formats.ranking import agreement_difference, rank_agreement
 from ..experiments.runs import Result, RunStore, Work
-from ..files import write_file
+from ..files import about_results, write_results
 from ..lab.recipes import RECIPES
 from ..lm import FrozenLM
 from ..load import cached_lm
@@ -285,9 +285,11 @@ def save(
     self: FormatStudy,
     path: str | Path,  # the file; one that exists is replaced
 ) -> Path:  # the file
-    "Write the study as JSON, a digit for each item."
+    "Write the study as JSON, a digit for each item, with how it came about."
     cells = [cell | dict(bits=_as_digits(cell["bits"])) for cell in self.cells]
-    return write_file(path, json.dumps(dict(pairs=self.pairs, cells=cells), indent=0))
+    settings = [{name: value for name, value in cell.items() if name != "bits"} for cell in cells]
+    seeds = sorted({cell["seed"] for cell in cells})
+    return write_results(path, dict(pairs=self.pairs, cells=cells), about_results(settings, seeds))
 
 
 @patch(cls_method=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from ..experiments.runs import Result, RunStore, Work
-from ..files import write_file
+from ..files import about_results, write_results
 from ..lm import FrozenLM
 from ..load import cached_lm
 from ..measure import Measured, holm, mean, plural
@@ -465,6 +465,7 @@ class Study:
     "What some runs found; `load` raises ValueError for a file that is none."
 
     runs: list  # a dict for each seed: table, moved, features, inspect, seconds, counts
+    about: dict = field(default_factory=dict)  # how they came about, see `about_results`
 
     def _joined(self, key: str) -> pd.DataFrame | None:
         "The rows of all runs that have some."
@@ -491,9 +492,9 @@ class Study:
         self,
         path: str | Path,  # a .json file; one that exists is replaced
     ) -> Path:  # the file
-        "Write all runs, whole or not at all."
+        "Write all runs, whole or not at all, with how they came about."
         runs = [run | {key: _coded(run[key]) for key in _ROWS if run.get(key)} for run in self.runs]
-        return write_file(path, json.dumps(dict(runs=runs), separators=(",", ":")))
+        return write_results(path, dict(runs=runs), self.about or about_results([], range(len(runs))))
 
     @classmethod
     def load(
@@ -504,7 +505,8 @@ class Study:
         note = json.loads(Path(path).read_text(encoding="utf-8"))
         if "runs" not in note:
             raise ValueError(f"{str(path)!r} is no saved study: give a file that Study.save wrote.")
-        return cls([run | {key: _decoded(run[key]) for key in _ROWS if run.get(key)} for run in note["runs"]])
+        runs = [run | {key: _decoded(run[key]) for key in _ROWS if run.get(key)} for run in note["runs"]]
+        return cls(runs, note.get("about", {}))
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(by_task(self.table, split=split))} tasks" for split in self.splits)
@@ -559,8 +561,9 @@ def translation_study(
         store = RunStore(store)
     prompts = store.folder.parent / f"{store.folder.name}-prompts"
     settings = dict(store=str(prompts)) | settings
-    records = [store.run(StudyRun(seed=seed, **settings)) for seed in seeds]
-    return Study([record.info for record in records])
+    configs = [StudyRun(seed=seed, **settings) for seed in seeds]
+    records = [store.run(config) for config in configs]
+    return Study([record.info for record in records], about_results(configs, seeds))
 
 # %% ../../nbs/studies/translation.ipynb #c018
 BASELINES = ("InSPEcT", "retrieval", "prior", "shuffled", "nearest tokens")
