@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from softprompt_nb.data import Example
 from softprompt_nb.engine.inference import exact_match
+from softprompt_nb.evaluation.interpretability import mean_embedding
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.studies import translation as module
 from softprompt_nb.studies.translation import Study, StudyRun, prompt_features, translation_study
@@ -27,7 +28,6 @@ from softprompt_nb.translation.translator.evaluate import (
 )
 from softprompt_nb.translation.translator.texts import (
     content_words,
-    mean_embedding,
     rouge_l,
     similarity,
     verb_score,

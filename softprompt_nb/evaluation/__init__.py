@@ -65,6 +65,7 @@ _HOME = {
     "letter_format": "formats.formats",
     "load_benchmark": "formats.benchmarks",
     "loss_by_vector": "distance.ladder",
+    "mean_embedding": "interpretability",
     "mentioned": "formats.formats",
     "nearest_f1": "interpretability",
     "normal": "formats.formats",

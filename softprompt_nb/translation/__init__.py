@@ -60,7 +60,6 @@ _HOME = {
     "label_reward": "hard.rlprompt",
     "learn": "hard.rlprompt",
     "logit_lens": "readings.verbalize",
-    "mean_embedding": "translator.texts",
     "method_table": "translator.evaluate",
     "natural_dod": "translator.dods",
     "nearest_ids": "readings.verbalize",

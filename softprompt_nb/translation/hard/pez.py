@@ -7,11 +7,12 @@ __all__ = ['PEZ_RELATIVE_LR', 'Projection', 'straight_through', 'parsability', '
 
 # %% ../../../nbs/translation/hard/pez.ipynb #c002
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ...data import Example
 from ...lm import FrozenLM
+from ...training.step import ShuffledBatches
 from softprompt_nb.translation.hard.objective import (
     HardPrompt,
     Objective,
@@ -164,17 +165,6 @@ def pez_gradient(
     return ids, gradient, terms
 
 # %% ../../../nbs/translation/hard/pez.ipynb #c017
-def _batches(rows: Sequence, size: int, generator: torch.Generator) -> Iterator[list]:
-    "Batches from shuffled passes over all rows; one that a pass does not fill takes the next pass along."
-    size = min(size, len(rows))
-    queue = []
-    while True:
-        while len(queue) < size:
-            queue += torch.randperm(len(rows), generator=generator).tolist()
-        yield [rows[i] for i in queue[:size]]
-        queue = queue[size:]
-
-
 def _visited(objective: Objective, prompts: Sequence) -> list[tuple]:
     "The visited prompts as they are typed, where all their tokens may be used and the prompt did not grow."
     different = list(dict.fromkeys(map(tuple, prompts)))
@@ -215,7 +205,7 @@ def _search(objective: Objective, config: PEZConfig) -> tuple[tuple, pd.DataFram
     first, P = _start(objective, config, generator)
     rate = config.lr or PEZ_RELATIVE_LR * objective.lm.scale
     optimizer = torch.optim.AdamW([P], lr=rate, weight_decay=config.weight_decay)
-    batches = _batches(objective.pool, config.batch_size, generator)
+    batches = ShuffledBatches(objective.pool, config.batch_size, generator)
     shortlist = Shortlist(objective)
     shortlist.offer([first])
     history = []

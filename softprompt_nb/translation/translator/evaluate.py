@@ -11,13 +11,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from ...evaluation.interpretability import mean_embedding
 from ...lm import FrozenLM
 from ...measure import Measured, mean
 from ...prompts import SoftPrompt
 from ..readings.verbalize import nearest_ids
 from .dods import TaskSet
 from .rerank import INSTRUCTION_TEMPLATE, answers_of, instructed, text_divergence
-from .texts import content_words, mean_embedding, rouge_l, similarity, word_scores
+from .texts import content_words, rouge_l, similarity, word_scores
 from .train_prompts import Pair, Pairs
 
 import numpy as np
