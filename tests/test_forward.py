@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 
 LMS = [*FAMILIES, *LAB]
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is")]
+PLACES = ["start", "before_answer", 1]  # every place that a chat template does not make
 DOUBLE = torch.float64
 EXACT = 1e-9  # of the largest number, or of a gradient's length, in float64
 SINGLE = 4 * 32 * torch.finfo(torch.float32).eps  # in float32: sums over 32 coordinates, in three layers and a head
@@ -92,7 +93,7 @@ def test_a_family_in_float64_is_the_family_itself(name):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("at", ["start", "before_answer", 1])
+@pytest.mark.parametrize("at", PLACES)
 @pytest.mark.parametrize("name", LMS)
 @torch.no_grad()
 def test_embedded_text_is_text(name, at, side):
@@ -110,7 +111,7 @@ def test_embedded_text_is_text(name, at, side):
 def test_batch_is_singles(name, side):
     lm = lm_of(name)
     vectors = prompt_of(lm, 5)
-    for at in ("start", "before_answer"):
+    for at in PLACES:
         both, *_ = target_logits(lm, vectors, collate(lm, EXAMPLES, at=at, padding_side=side))
         singles = [target_logits(lm, vectors, collate(lm, [ex], at=at))[0] for ex in EXAMPLES]
         assert close(both, torch.cat(singles))
@@ -240,7 +241,7 @@ def test_a_model_that_cannot_share_falls_back_and_says_so_once():
     assert loss == prompted_loss(lm, vectors, batch, shared_prefix=False)
 
 
-@pytest.mark.parametrize("at", ["start", "before_answer"])
+@pytest.mark.parametrize("at", PLACES)
 def test_attention_that_cannot_be_exchanged_shares_through_the_cache(at):
     lm = without(tiny("llama", dtype=DOUBLE), "packed")
     prompts = lanes_of(lm, (3, 6))
@@ -308,7 +309,7 @@ def test_any_ragged_batch_agrees_with_its_rows(rows, n, side):
     assert close(ours, torch.cat(want))
 
 
-@pytest.mark.parametrize("at", ["start", "before_answer", "mixed"])
+@pytest.mark.parametrize("at", [*PLACES, "mixed"])
 @pytest.mark.parametrize("sizes", [(2, 5, 3), (40, 31, 22)])
 @pytest.mark.parametrize("name", LMS)
 def test_many_prompts_in_one_pass_are_single_calls(name, sizes, at, layout):
