@@ -21,6 +21,7 @@ def forked(job):
     "Run `job` in a forked child; its exit code, or minus the signal that ended it."
     pid = os.fork()
     if pid == 0:
+        torch.set_num_threads(1)  # the parent's threads are not in the child, which would wait for them
         try:
             job()
             os._exit(0)
