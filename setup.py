@@ -41,6 +41,7 @@ setup(
         "docs": cfg["docs_requirements"].split(),
         "eval": cfg["eval_requirements"].split(),
         "lora": cfg["lora_requirements"].split(),
+        "gguf": cfg["gguf_requirements"].split(),
     },
     entry_points={"nbdev": [f"{pkg}={pkg}._modidx:d"]},
     zip_safe=False,

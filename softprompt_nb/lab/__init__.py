@@ -28,7 +28,6 @@ _HOME = {
     "ask_fact": "forms",
     "batch": "pretrain",
     "begin": "pretrain",
-    "cache_folder": "recipes",
     "chat_item": "forms",
     "chatter": "forms",
     "chess_table": "cards",

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..files import write_folder
+from ..files import cache_folder, write_folder
 from .cards import measure_model
 from .corpus import Manifest
 from .pretrain import Pretrained, loss_curve, pretrain
-from .recipes import MODELS, RECIPES, cache_folder, find_model
+from .recipes import MODELS, RECIPES, find_model
 from ..lm import FrozenLM
 
 import pandas as pd
