@@ -4,6 +4,7 @@ from softprompt_nb.conditional import ConditionalPrompt, SubspacePrompt
 from softprompt_nb.data import Example, collate, load_examples
 from softprompt_nb.engine.forward import prompted_loss, prompted_losses, target_logits
 from softprompt_nb.engine.inference import exact_match, generate, loss_on, score_options, to_prompt_embeds
+from softprompt_nb.engine.labels import label_accuracy
 from softprompt_nb.evaluation.distance.capabilities import Capability, from_examples, repetition
 from softprompt_nb.evaluation.distance.ladder import ladder, loss_by_vector
 from softprompt_nb.evaluation.distance.measures import Ladder

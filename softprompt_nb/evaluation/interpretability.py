@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..data import Example, collate
+from ..data import Example, collate, encode
 from ..engine.forward import target_logits
 from ..engine.inference import exact_match, loss_on, score_options, target_logprobs
 from ..lm import FrozenLM
@@ -197,8 +197,8 @@ class Scrutability:
 
 def _nats(lm: FrozenLM, texts: Sequence[str]) -> list[float]:
     "Nats per token of each text."
-    rows = [Example("", text) for text in texts]
-    total, count = target_logprobs(lm, None, rows, end=False)
+    rows = [encode(lm, Example("", text), end=False) for text in texts]  # a first token has nothing in front of it
+    total, count = target_logprobs(lm, None, rows)
     return (-total / count).tolist()
 
 

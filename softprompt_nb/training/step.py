@@ -363,7 +363,7 @@ def _evaluate(tunings):
             now = replace(tuning.start, vectors=tuning.vectors)
             prompts += now.prompts(tuning.valid)
             examples += tuning.valid
-        total, count = target_logprobs(alike[0].lm, prompts, examples, end=end)
+        total, count = target_logprobs(alike[0].lm, prompts, examples, end=end, allow_nan=True)
         first = 0
         for tuning in alike:
             own = slice(first, first + len(tuning.valid))
