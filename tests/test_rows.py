@@ -1,0 +1,207 @@
+"""Text is text: a cell comes out as it stands in the file, or the file is refused with row and column."""
+
+import csv
+import json
+import math
+
+from softprompt_nb.data import Example, as_examples, load_examples
+from softprompt_nb.rows import Written, read_file, read_rows
+
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+FORMAT = ("{text} :", " {label}")
+TRAPS = (
+    "02116 true True 1.10 +41791234567 1E5 2024-05-01 2024-05-01T12:00:00Z NA N/A None null NaN nan inf - -0 0x10 "
+    '1_000 12345678901234567890123 1e400 " "" \' , ;'
+).split(" ")
+CELLS = st.one_of(
+    st.sampled_from([*TRAPS, "a\nb", "a\r\nb", "\u2028", "\x85", "\ufeffx", " padded ", "\t", "#", "=1+1", "'s"]),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12),
+)
+ROWS = st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=6)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("rows")
+
+
+@settings(max_examples=150, deadline=None)
+@example([("Boston", "02116")], "csv")
+@given(ROWS, st.sampled_from(["csv", "tsv", "CSV", "json", "jsonl", "JSONL", "parquet"]))
+def test_a_text_comes_out_as_it_was_written(folder, rows, kind):
+    file = folder / f"x.{kind}"
+    table = [dict(text=text, label=label) for text, label in rows]
+    if kind.lower() in ("csv", "tsv"):
+        with file.open("w", newline="", encoding="utf-8") as open_file:
+            writer = csv.writer(open_file, delimiter="," if kind.lower() == "csv" else "\t")
+            writer.writerows([("text", "label"), *rows])
+    elif kind == "json":
+        file.write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(table), file)
+    else:
+        file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in table), encoding="utf-8")
+    assert list(read_file(file).rows) == table
+    blank = [i for i, (_, label) in enumerate(rows) if not label.strip()]
+    if blank:
+        with pytest.raises(ValueError, match=f"Row {blank[0]} has an empty target"):
+            load_examples(file, format=FORMAT)
+    else:
+        assert load_examples(file, format=FORMAT) == [Example(f"{text} :", f" {label}") for text, label in rows]
+
+
+NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,24})(\.[0-9]{1,12})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(NUMBERS, st.sampled_from(["true", "false"])), min_size=1, max_size=5), st.booleans())
+def test_what_json_writes_without_quotation_marks_is_written_so(folder, cells, whole):
+    file = folder / ("n.json" if whole else "n.jsonl")
+    lines = [f'{{"text": "x", "label": {cell}}}' for cell in cells]
+    file.write_text(f"[{','.join(lines)}]" if whole else "\n".join(lines))
+    assert [row.target for row in load_examples(file, format=FORMAT)] == [f" {cell}" for cell in cells]
+    values = [row["label"] for row in read_file(file).rows]
+    assert values == [json.loads(cell) for cell in cells]  # and a function as the format finds numbers
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("x.csv", "text,label\nreview one,good,x\n", "row 0, line 2, has 3 cells for 2 columns, the last 'x'"),
+        ("x.csv", "text,label\na,b\nreview\n", "row 1, line 3, has 1 cells for 2 columns"),
+        ("x.csv", 'text,label\na,"b\nc,d\n', "row 0, line 3: unexpected end of data.*quotation"),
+        ("x.tsv", 'text\tlabel\n"Fine," he said\tgood\n', "row 0, line 2.*quotation"),
+        ("x.csv", "text,text\na,b\n", "two columns are called 'text'"),
+        ("x.csv", "text;label\na, b;c\n", "separated by ';'.*dtype=str"),
+        (
+            "x.jsonl",
+            '{"text": "a", "label": "b"}\n{"text": "a", "label": "b", "label": "c"}\n',
+            "row 1, line 2.*'label'",
+        ),
+        ("x.jsonl", '{"text": "a", "label": "b"}\n\n{"text"\n', "row 1, line 3: Expecting"),
+        ("x.json", '{"data": [{"text": "a", "label": "b"}], "version": 1}', "'data', 'version'"),
+        ("x.json", '"text"', "holds a str"),
+        ("x.csv", "text,label\na,\n", "Row 0 has nothing in column 'label'"),
+        ("x.jsonl", '{"text": "a", "label": null}', "Row 0 has nothing in column 'label'"),
+        ("x.jsonl", '{"text": "a", "label": NaN}', "Row 0 has nothing in column 'label'"),
+        ("x.jsonl", '{"text": "a", "label": "b"}\n{"text": "a"}', "Row 1 has nothing in column 'label'"),
+        ("x.jsonl", '{"text": "a", "label": ["b", "c"]}', "Row 0 has a list in 'label'.*{label.0.}"),
+        ("x.jsonl", '{"text": "a", "label": "\\ud83d"}', "Row 0 holds half a character"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_row(name, content, words, tmp_path):
+    file = tmp_path / name
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=words) as raised:
+        load_examples(file, format=FORMAT)
+    assert "\n" not in str(raised.value)
+
+
+def test_files_as_programs_write_them(tmp_path):
+    want = [Example("a :", " 01"), Example("b :", " 02")]
+    for name, data in {
+        "bom.csv": b"\xef\xbb\xbftext,label\r\na,01\r\n\r\nb,02\r\n",
+        "mac.csv": b"text,label\ra,01\rb,02\r",
+        "quoted.csv": b'"text","label"\n"a","01"\n"b","02"',
+        "index.csv": b",text,label\n0,a,01\n1,b,02\n",
+        "bom.jsonl": b'\xef\xbb\xbf{"text": "a", "label": "01"}\r\n{"text": "b", "label": "02"}\r\n',
+        "lines.json": b'{"text": "a", "label": "01"}\n{"text": "b", "label": "02"}',
+        "columns.json": b'{"text": ["a", "b"], "label": ["01", "02"]}',
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        assert load_examples(tmp_path / name, format=FORMAT) == want, name
+        assert load_examples(str(tmp_path / name), format=FORMAT, limit=np.int64(1)) == want[:1]
+    long = "word " * 60_000  # more than the limit that the module csv begins with
+    (tmp_path / "long.csv").write_text(f"text,label\n{long},yes\n")
+    assert load_examples(tmp_path / "long.csv", format=FORMAT)[0].input == long + " :"
+
+
+def test_a_column_of_whole_numbers_with_a_gap(tmp_path):
+    frame = pd.DataFrame(dict(text=["a", "b", "c"], label=[7, None, 9]))
+    for source in (frame, frame.dropna(), frame.to_dict("records"), datasets.Dataset.from_pandas(frame)):
+        with pytest.raises(
+            ValueError, match=r"Row 0 has 7.0 in column 'label'.*{label:.0f} for 7, {label:.1f} for 7.0"
+        ):
+            load_examples(source, format=FORMAT)
+    assert load_examples(frame.dropna(), format=("{text}", " {label:.0f}"))[1] == Example("c", " 9")
+    assert load_examples(frame.convert_dtypes().dropna(), format=FORMAT)[1] == Example("c :", " 9")
+    pq.write_table(pa.table(dict(text=["a", "b"], label=pa.array([7, None], pa.int64()))), tmp_path / "gap.parquet")
+    assert load_examples(tmp_path / "gap.parquet", format=FORMAT, limit=1) == [Example("a :", " 7")]
+    half = pd.DataFrame(dict(text=["a", "b"], label=[7.5, 8.0]))
+    assert [row.target for row in load_examples(half, format=FORMAT)] == [" 7.5", " 8.0"]
+
+
+def test_floats_of_single_precision_are_written_as_such(tmp_path):
+    frame = pd.DataFrame(dict(text=["a"], label=np.array([0.1], np.float32)))
+    frame.to_parquet(tmp_path / "x.parquet")
+    for source in (frame, datasets.Dataset.from_pandas(frame), tmp_path / "x.parquet"):
+        assert load_examples(source, format=FORMAT)[0].target == " 0.1"
+
+
+def test_a_day_has_many_forms():
+    frame = pd.DataFrame(dict(text=["a"], label=pd.to_datetime(["2024-05-01"])))
+    with pytest.raises(ValueError, match="Row 0 has a Timestamp in 'label'.*%Y-%m-%d"):
+        load_examples(frame, format=FORMAT)
+    assert load_examples(frame, format=("{text}", " {label:%d/%m}"))[0].target == " 01/05"
+
+
+@pytest.mark.parametrize(
+    "format, words",
+    [
+        (dict(inputs="{text}", target="{label}"), "a dict with input and target"),
+        (dict(input="{text}"), "a dict with input and target"),
+        (("{text}", None), "two templates"),
+        (("{}", "{label}"), "braces without a column"),
+        (("{0}", "{label}"), "braces without a column"),
+        (("{text", "{label}"), "no pair of templates"),
+        (("{text}", "{label[3]}"), "Row 0: {label.3.} cannot be written"),
+        (("{text}", "{label:d}"), "Row 0: {label} cannot be written .ValueError: Unknown format code"),
+    ],
+)
+def test_formats_that_say_nothing(format, words):
+    with pytest.raises(ValueError, match=words):
+        load_examples([dict(text="a", label="b")], format=format)
+
+
+def test_sources_whose_meaning_is_plain(tmp_path):
+    want = [Example("a", " b"), Example("c", " d")]
+    columns = dict(input=["a", "c"], target=[" b", " d"])
+    frame = pd.DataFrame(columns)
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    pairs = (["a", " b"], ("c", " d"))
+    split = datasets.DatasetDict(train=datasets.Dataset.from_dict(columns))
+    streamed = split["train"].to_iterable_dataset()
+    for source in (columns, frame, tmp_path / "x.csv", pairs, iter(pairs), split, streamed, frame.to_dict("records")):
+        assert load_examples(source) == want
+    assert as_examples(pairs) == want and as_examples(tmp_path / "x.csv") == want
+    assert as_examples(dict(input="a", target=" b")) == want[:1] and as_examples(want[0]) == want[:1]
+    assert as_examples(want) is want
+    for source, words in (
+        ("no such word", "neither a file"),
+        (tmp_path, "is a folder"),
+        (3, "source is a int"),
+        (dict(input=["a"], target=[]), "neither a row nor columns"),
+        ([Example("a", 3)], "row 0"),
+        (["abc", "def"], "Row 0 is str"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            as_examples(source)
+    with pytest.raises(ValueError, match="split='test'.*'train'"):
+        load_examples(split, split="test")
+    for limit in (-1, 2.5, True):
+        with pytest.raises(ValueError, match="limit="):
+            load_examples(want, limit=limit)
+
+
+def test_a_written_number_is_a_number():
+    number = Written("1.10")
+    assert number + 1 == 2.1 and f"{number}" == str(number) == "1.10" and f"{number:.1f}" == "1.1"
+    assert math.isnan(Written("NaN")) and read_rows([1, 2]).rows == [1, 2]
