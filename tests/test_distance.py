@@ -61,11 +61,50 @@ def sizes_of(curve):
 
 
 def test_the_published_losses_give_the_table_of_saturations():
-    table = saturation_table()
+    table = saturation_table(lowest=None)
     assert {name: tuple(table.loc[name].tolist()[:4]) for name in WANT} == WANT
     for name, labels in WANT.items():
-        raw = [published(name).saturation(eps, raw=True).label for eps in (0.01, 0.02, 0.05, 0.1)]
+        raw = [published(name).saturation(eps, raw=True, lowest=None).label for eps in (0.01, 0.02, 0.05, 0.1)]
         assert tuple(raw) == labels
+
+
+def test_no_published_loss_is_said_to_gain_more_than_it_is():
+    table = saturation_table()
+    grid = (0.01, 0.02, 0.05, 0.1)
+    for name in PUBLISHED:
+        lad = published(name)
+        for eps, label in zip(grid, table.loc[name]):
+            end = min(loss for size, loss in PUBLISHED[name].items() if size)
+            assert (label[0] != ">") or end > eps, (name, eps)
+            by_gains = lad.saturation(eps, lowest=None).label
+            assert label == by_gains or (end <= eps and label == str(lad.sizes[-1])), (name, eps)
+    assert table.loc["repeat meowster jones, 160m"].tolist()[:4] == ["64"] * 4  # its last loss is .0087
+    assert table.loc["repeat meowster jones, 410m"].tolist()[:4] == [">64", ">64", "64", "64"]  # .0236
+    assert not any("not saturated" in sign for sign in published("repeat meowster jones, 160m").notices())
+
+
+@given(curves, st.floats(0.001, 2), st.floats(0, 5))
+@settings(max_examples=200, deadline=None)
+def test_a_rung_beyond_the_ladder_never_changes_what_is_saturated(curve, eps, more):
+    """Whatever the next rung's loss is, as long as it is no less than 0, the size that was read stays the first whose
+    next step gains at most eps; and a ladder that is said to be unsaturated can be shown one that gains more."""
+    sizes = sizes_of(curve)
+    lad = Ladder.from_losses(dict(zip(sizes, curve)))
+    least = min(curve)
+    found = lad.saturation(eps)
+    longer = Ladder.from_losses(dict(zip((*sizes, sizes[-1] * 4), (*curve, least * min(more, 1)))))
+    if found.value < math.inf:
+        assert longer.saturation(eps) == found.value
+        assert lad.saturation(eps, "settled") <= sizes[-1] or least > eps
+    else:
+        best = Ladder.from_losses(dict(zip((*sizes, sizes[-1] * 4), (*curve, 0.0))))
+        assert best.saturation(eps) == sizes[-1] * 4 > sizes[-1]
+
+
+def test_draws_too_cannot_gain_more_than_they_lose():
+    lad = planted([4.0, 3.0, 1.0, 0.3, 0.01], spread=0.001, between=0.001, items=2000)
+    found = lad.saturation(0.05)
+    assert found == 64 and found.support > 0.5 and lad.saturation(0.05, lowest=None).label == ">64"
 
 
 def test_the_published_losses_give_the_areas():

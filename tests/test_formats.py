@@ -8,11 +8,11 @@ from softprompt_nb.evaluation.formats.formats import (
     Format,
     Item,
     letter_format,
-    mentioned,
     normal,
     plain_number,
 )
 from softprompt_nb.evaluation.formats.lab_benchmarks import LAB_BENCHMARKS, lab_benchmark, lab_format, lab_item
+from softprompt_nb.evaluation.formats.replies import mentioned
 from softprompt_nb.lab.facts import RELATIONS
 
 import pytest
@@ -117,7 +117,7 @@ def test_a_letter_counts_only_if_the_question_has_it(k, data):
         ("the answer is (B), I think", None, "B"),
         ("Answer: B", None, "B"),
         ("b c", None, "B"),
-        ("not a but d", None, None),
+        ("not a but d", None, "C"),
         ("A good question", None, "A"),
         ("E", None, None),
         ("", None, None),
@@ -135,7 +135,7 @@ def test_letters_by_hand(reply, strict, relaxed):
         ("Yes, because", None, "yes"),
         ("the answer is false", None, "no"),
         ("nothing is known", None, None),
-        ("not yes", None, "yes"),
+        ("not yes", None, None),
     ],
 )
 def test_yes_and_no_by_hand(reply, strict, relaxed):

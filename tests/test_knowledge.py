@@ -210,7 +210,9 @@ def test_a_report_says_when_guessing_does_as_well():
         made([True] * 70 + [False] * 30, half)
     )
     assert made([True] * 70 + [False] * 30, ["yes"] * 70 + ["no"] * 30).at_chance, "always yes is no knowledge"
-    assert made([True] * 9, ["x"] * 9, None).guess is None and not made([True] * 9, ["x"] * 9, None).at_chance
+    assert made([True] * 9, ["x"] * 9, None).guess == 1.0, "always x is no knowledge of free answers either"
+    assert made([True] * 9, list("abcdefghi"), None).guess == 0.0
+    assert not made([True] * 9, list("abcdefghi"), None).at_chance
 
 
 def test_ways_of_asking(lm, bench):
@@ -238,7 +240,7 @@ def test_ways_of_asking(lm, bench):
     ) == ["FF", "ACC", "KA", "KA*"]
     d = paired_difference(rows["told"], rows["bare"], "KA_star")
     assert abs(d - (float(rows["told"].KA_star) - float(rows["bare"].KA_star))) < 1e-12
-    assert paired_difference(rows["told"], rows["told"]).high == 0
+    assert paired_difference(rows["told"], rows["told"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -300,3 +302,53 @@ def test_real_sets_on_a_model_of_children_s_stories_are_near_chance(name, k):
         and "not above guessing" in repr(r)
         and "not above guessing" in r._repr_html_()
     )
+
+
+@given(n=st.integers(1, 80), kind=st.sampled_from(["none", "all", "lost"]))
+@settings(max_examples=60, deadline=None)
+def test_no_interval_of_items_that_agree_is_a_point(n, kind):
+    "Beside Wilson's [0, .107] a gap of [0, 0] would say that it is known exactly."
+    formed, right, known = dict(none=(0, 0, 0), all=(1, 1, 1), lost=(0, 0, 1))[kind]
+    s = split_gap([formed] * n, [right] * n, [known] * n, draws=30)
+    z = 1.959963984540054
+    reach = z * z / (n + z * z)
+    gap = s["gap"]
+    assert gap == known - right
+    assert gap.low == pytest.approx(max(-1, gap.value - reach)) and gap.high == pytest.approx(min(1, gap.value + reach))
+    assert s["FF"].high - s["FF"].low == pytest.approx(reach)
+    assert 0 <= s["format_loss"].low < s["format_loss"].high <= 1
+    bench = Benchmark("b", FORMATS["exact"], [Item(f"q {i}", "x") for i in range(n)])
+    table = replies_table(bench, ["y"] * n).assign(known=[kind == "all"] * n)
+    one = FormatReport("m", "b", "bare", table)
+    difference = paired_difference(one, one)
+    assert difference == 0 and difference.low == pytest.approx(-reach) and difference.high == pytest.approx(reach)
+
+
+def asked(replies, form="letter", gold="ABCD"):
+    options = ("zero", "one", "two", "three") if form == "letter" else ()
+    answers = [options["ABCD".index(g)] if options else g for g in gold] * (len(replies) // len(gold))
+    bench = Benchmark("b", FORMATS[form], [Item(f"q {i}", a, options) for i, a in enumerate(answers)])
+    table = replies_table(bench, replies)
+    return FormatReport("m", "b", "bare", table.assign(known=table.relaxed), 0.25 if options else None)
+
+
+def test_a_model_that_always_says_the_same_is_noticed():
+    stuck = asked(["D"] * 33 + ["A"] * 7)
+    assert stuck.notices() == ["the replies say 'D' 33 times of 40, where it is right 10 times"]
+    assert stuck.notices()[0] in repr(stuck) and "33 times of 40" in stuck._repr_html_()
+    assert asked(list("ABCD") * 10).notices() == [] == asked(list("ABCD") * 7 + ["A"] * 12).notices()
+    assert asked(["D"] * 8, gold="D").notices() == []  # it is always right
+    assert "'idk' 12 times" in asked(["idk"] * 12, "exact", list("abcdefghijkl")).notices()[0]
+    two = asked(["A. one"] * 3 + list("ABCDABCDA"))
+    assert two.notices() == ["of 12 replies 3 contradict themselves, and are read as no answer"]
+    scores = [[0.0, -1.0, -2.0, -3.0]] * 40
+    stuck.records["scores"], stuck.records["options"] = scores, [["zero", "one", "two", "three"]] * 40
+    assert "option number 1 40 times of 40" in stuck.notices()[1]
+
+
+def test_free_answers_have_a_guess_too():
+    free = asked(["a"] * 10, "exact", ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"])
+    assert free.guess == 0.0 and f"{free.guess:.3g}" == "0" and "FormatReport" in repr(free) and free._repr_html_()
+    assert asked(["a"] * 10, "exact", ["a", "a"]).guess == 1.0
+    kept = FormatReport("m", "b", "bare", free.records, float("nan"))  # as a table of numbers gives it back
+    assert kept.chance is None and kept.guess == 0.0

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from softprompt_nb.conditional import NET_KINDS, ConditionalPrompt
 from softprompt_nb.data import Encoded, Example
-from softprompt_nb.engine.inference import target_logprobs
+from softprompt_nb.engine.inference import loss_on, target_logprobs
 from softprompt_nb.evaluation.distance.capabilities import (
     Capability,
     from_examples,
@@ -17,7 +17,7 @@ from softprompt_nb.evaluation.distance.capabilities import (
 )
 from softprompt_nb.evaluation.distance.ladder import ladder, loss_by_vector
 from softprompt_nb.evaluation.distance.protocol import ProtocolStudy, stability, subspace
-from softprompt_nb.evaluation.distance.rungs import start_of
+from softprompt_nb.evaluation.distance.rungs import place_in, start_of
 from softprompt_nb.experiments.runs import RunStore
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.pool import Pool
@@ -335,3 +335,25 @@ def test_a_start_may_be_a_function():
     ones = start_of(lm, plain_text(TEXTS), 2, 0, how=lambda lm, n, seed: torch.ones(n, lm.d_model))
     assert ones.vectors.mean() == 1
     assert from_examples([Example("a", " b")] * 3).conditions == 0
+
+
+@pytest.mark.parametrize("at", ["start", "before_answer"])
+def test_a_ladders_prompts_know_their_place(at):
+    "What a prompt loses on plain examples is what the ladder measured, as it goes where it was trained."
+    lm = lm_of()
+    pairs = {split: [Example(f"say {i} :", f" {i % 3}") for i in range(8)] for split in ("train", "valid", "test")}
+    lad = ladder(lm, from_examples(pairs, at=at), **(SMALL | dict(sizes=(0, 2), seeds=1, rates=(0.5,), steps=4)))
+    prompt = lad.prompts[2, 0]
+    assert prompt.at == at
+    assert same(loss_on(lm, prompt, pairs["test"]), lad.mean[1])
+
+
+def test_prompts_of_random_places_say_between_which():
+    lm = lm_of()
+    lad = ladder(lm, plain_text(TEXTS, length=16, at="random"), **(SMALL | dict(sizes=(0, 2), seeds=1, steps=2)))
+    prompt = lad.prompts[2, 0]
+    low, high = prompt.info["places"]
+    assert prompt.at == "start" and 0 <= low < high < 16
+    rows = [Encoded([1, 2, 3], 1, 1), Encoded([1, 2, 3], 2, 2)]
+    assert place_in(rows) == "before_answer" and place_in([Encoded([1, 2, 3], 2, 1)] * 2) == 1
+    assert place_in([Encoded([1, 2, 3], 3, 1), Encoded([1, 2, 3], 3, 2)]) is None

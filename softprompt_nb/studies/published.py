@@ -98,12 +98,13 @@ def published(
 def saturation_table(
     names: Sequence[str] | None = None,  # of `PUBLISHED`; None: all
     eps_grid: Sequence[float] = (0.01, 0.02, 0.05, 0.1),  # nats
+    lowest: float | None = 0.0,  # nats, see `Ladder.saturation`; None: by the published gains alone
 ) -> pd.DataFrame:
     "Saturation of published ladders at several thresholds, and the area over the raw losses."
     rows = {}
     for name in names or PUBLISHED:
         lad = published(name)
-        row = {f"eps {eps:g}": lad.saturation(eps).label for eps in eps_grid}
+        row = {f"eps {eps:g}": lad.saturation(eps, lowest=lowest).label for eps in eps_grid}
         area = lad.area(raw=True)
         rows[name] = row | dict(area=round(area.value, 3))
     return pd.DataFrame(rows).T

@@ -17,7 +17,16 @@ from ...data import Encoded, Example
 from ...engine.inference import target_logprobs
 from .capabilities import Capability
 from .measures import EPS, Ladder
-from .rungs import Plan, Rung, as_seeds, fixed_rows, open_store, run_settings, start_of
+from softprompt_nb.evaluation.distance.rungs import (
+    Plan,
+    Rung,
+    as_seeds,
+    fixed_rows,
+    open_store,
+    place_in,
+    run_settings,
+    start_of,
+)
 from ...experiments.runs import Record, RunStore
 from ...lm import FrozenLM
 from ...measure import mean
@@ -123,8 +132,14 @@ def _prompt(plan: Plan, record: Record, rung: Rung) -> SoftPrompt:
         capability=plan.capability.name,
     )
     start = rung.parts.start
+    rows = plan.rows["train"]
+    place = place_in(rows)
+    if place is None:
+        place = start.at
+        places = [row.at for row in rows]
+        about["places"] = [min(places), max(places)]  # it was trained behind so many tokens of a row
     vectors = record.arrays["vectors"].to(plan.lm.device)
-    return replace(start, vectors=vectors, info=start.info | about)
+    return replace(start, vectors=vectors, at=place, info=start.info | about)
 
 
 def _result(plan: Plan, sizes: tuple, best: dict, rows: list[dict], eps: float) -> Ladder:

@@ -39,24 +39,35 @@ def _first(hits, sizes):
     return np.where(hits.any(-1), first, np.inf)
 
 
+def _flat(sizes, losses, gains, eps, lowest):
+    "The first size whose gain is at most `eps`; the last one's gain is what no size could exceed, if that is known."
+    if lowest is None:
+        return _first(gains <= eps, sizes[:-1])
+    most = losses[..., -1:] - lowest
+    gains = np.concatenate([gains, most], -1)
+    return _first(gains <= eps, sizes)
+
+
 def first_flat(
     sizes: Sequence[int],  # increasing, of the prompts
     losses: np.ndarray,  # (..., sizes)
     eps: float,  # nats
-) -> np.ndarray:  # infinity where even the last step gains more
+    lowest: float | None = None,  # nats: no loss can be less; None where that is not known
+) -> np.ndarray:  # infinity where even the last step gains more, and going on might
     "The first size from which the next rung gains at most `eps` (the paper's saturation, sign mended)."
     gains = losses[..., :-1] - losses[..., 1:]
-    return _first(gains <= eps, sizes[:-1])
+    return _flat(sizes, losses, gains, eps, lowest)
 
 
 def settled(
     sizes: Sequence[int],  # increasing, of the prompts
     losses: np.ndarray,  # (..., sizes)
     eps: float,  # nats
-) -> np.ndarray:  # sizes
-    "The first size from which the last rung gains at most `eps`; infinity where it is the last itself."
+    lowest: float | None = None,  # nats: no loss can be less; None where that is not known
+) -> np.ndarray:  # infinity where it is the last itself, and going on might gain more
+    "The first size from which the last rung gains at most `eps`."
     gains = losses[..., :-1] - losses[..., -1:]
-    return _first(gains <= eps, sizes[:-1])
+    return _flat(sizes, losses, gains, eps, lowest)
 
 # %% ../../../nbs/evaluation/distance/measures.ipynb #n508717b
 def every_size(
@@ -272,14 +283,14 @@ def _prompted(self: Ladder) -> int:
     return start
 
 
-def _flat_by(reading, sizes, losses, eps):
+def _flat_by(reading, sizes, losses, eps, lowest):
     "Saturation by one of its three readings."
     if reading == "ladder":
-        return first_flat(sizes, losses, eps)
+        return first_flat(sizes, losses, eps, lowest)
     if reading == "settled":
-        return settled(sizes, losses, eps)
+        return settled(sizes, losses, eps, lowest)
     if reading == "token":
-        return first_flat(*every_size(sizes, losses), eps)
+        return first_flat(*every_size(sizes, losses), eps, lowest)
     raise ValueError(f"reading={reading!r}: use 'ladder', 'token' or 'settled'.")
 
 
@@ -289,14 +300,15 @@ def saturation(
     eps: float | None = None,  # nats; None: the ladder's own
     reading: str = "ladder",  # what gains: the next rung ("ladder"), one more vector ("token"), the last ("settled")
     raw: bool = False,  # of the raw losses, not of their envelope?
+    lowest: float | None = 0.0,  # nats: no loss can be less; None: not known, as the published gains are read
 ) -> Reading:
-    """The first size from which going on gains at most `eps`; sizes from 1 on, as published.
+    """The first size from which going on gains, or could gain, at most `eps`; sizes from 1 on, as published.
 
     Raises ValueError for an unknown reading, or fewer than two sizes above 0."""
     eps = self.eps if eps is None else eps
     start = self._prompted()
     curves = self._curves(raw)[:, start:]
-    sizes = _flat_by(reading, self.sizes[start:], curves, eps)
+    sizes = _flat_by(reading, self.sizes[start:], curves, eps, lowest)
     return self._size(sizes, f"saturation, {reading} reading, eps {eps:g}")
 
 
@@ -594,7 +606,7 @@ def notices(
     self._prompted()
     signs = []
     before, end = envelope(self.mean)[-2:]
-    if before - end > eps:
+    if before - end > eps and end > eps:  # a loss of at most eps cannot fall by more
         step = f"{self.sizes[-2]} to {self.sizes[-1]} vectors"
         signs.append(f"not saturated: the last step, {step}, still gains {before - end:.3g} nats")
     for size, above, rise, p_value in self.rises().itertuples(index=False):

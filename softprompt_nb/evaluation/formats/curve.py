@@ -12,7 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .benchmarks import ANSWERS, Benchmark
-from .knowledge import PARTS, FormatReport, format_and_knowledge, gap_parts, spread
+from softprompt_nb.evaluation.formats.knowledge import (
+    PARTS,
+    SPANS,
+    FormatReport,
+    format_and_knowledge,
+    gap_parts,
+    spread,
+)
 from ...lm import FrozenLM
 from ...measure import Measured, plural
 from ...patching import patch
@@ -115,7 +122,8 @@ def _table_row(curve, answers, n, step, pick):
     row = dict(answers=answers, n=n, step=step, items=curve.items, seeds=len(curve.seeds(answers, n)))
     for metric in ("FF", "ACC", "KA", "KA_star", "gap"):
         row[metric] = float(values[metric])
-        row[f"{metric}_low"], row[f"{metric}_high"] = spread(boot[metric])
+        span = SPANS.get(metric, (-1, 1))
+        row[f"{metric}_low"], row[f"{metric}_high"] = spread(boot[metric], curve.items, span)
     return row
 
 
@@ -143,12 +151,14 @@ def _along(curve, answers, n, metric, pick):
     return np.stack(columns, -1)
 
 
-def _figure(curve, figures, draws, answers, n):
-    "A figure with its interval over items; `figures` gives it for each row of (draws, items) picks."
+def _figure(curve, figures, draws, answers, n, most=0.0):
+    """A figure with its interval over items; `figures` gives it for each row of (draws, items) picks.
+
+    `most` is how much it moves if all items change, where draws that all agree are no certainty."""
     all_items = np.arange(curve.items)[None]
     value = figures(all_items)[0]
     boot = np.asarray(figures(_picks(curve, draws)), float)
-    low, high = spread(boot)
+    low, high = spread(boot, curve.items, (-most, most), most) if most else spread(boot)
     seeds = tuple(curve.seeds(answers, n))
     return Measured(float(value), low, high, curve.items, seeds=seeds)
 
@@ -215,7 +225,7 @@ def moved(
         values = _along(self, answers, n, metric, pick)
         return values[:, last] - values[:, first]
 
-    return _figure(self, moves, draws, answers, n)
+    return _figure(self, moves, draws, answers, n, most=1.0)
 
 
 @patch
@@ -230,19 +240,20 @@ def flatness(
 
     Least squares on the log of the step, from the first step above 0. Raises ValueError for fewer than two of these."""
     n = _group_size(self, answers, n)
+    steps = self.steps(answers, n)
+    positive = [j for j, step in enumerate(steps) if step > 0]
+    if len(positive) < 2:
+        raise ValueError(f"A slope needs at least two steps above 0, and {steps} were measured.")
+    x = np.log2([steps[j] for j in positive])
+    x = x - x.mean()
 
     def slopes(pick):
         y = _along(self, answers, n, metric, pick)
-        steps = self.steps(answers, n)
-        positive = [j for j, step in enumerate(steps) if step > 0]
-        if len(positive) < 2:
-            raise ValueError(f"A slope needs at least two steps above 0, and {steps} were measured.")
-        x = np.log2([steps[j] for j in positive])
-        x = x - x.mean()
         rise = y[:, positive] - y[:, positive[:1]]
         return (rise @ x) / (x @ x)
 
-    return _figure(self, slopes, draws, answers, n)
+    steepest = float(x[x > 0].sum() / (x @ x))  # from 0 at the early steps to 1 at the late ones
+    return _figure(self, slopes, draws, answers, n, most=steepest)
 
 # %% ../../../nbs/evaluation/formats/curve.ipynb #c008
 @patch
@@ -269,7 +280,7 @@ def beyond_format(
         with_control = gap_parts(*control_bits[:, pick])[metric]
         return with_true - with_control
 
-    return _figure(self, differences, draws, control, n)
+    return _figure(self, differences, draws, control, n, most=1.0)
 
 
 @patch

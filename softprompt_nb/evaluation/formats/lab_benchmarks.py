@@ -14,7 +14,8 @@ from dataclasses import replace
 from functools import partial
 
 from .benchmarks import Benchmark, load_benchmark
-from .formats import Format, Item, bare, mentioned, said_after
+from .formats import Format, Item
+from .replies import bare, mentioned, said_after
 from ...lab.facts import RELATIONS
 from ...lab.family import Truth
 from ...lab.forms import CLAIMS, FORMS, LETTERS_OF, ask_fact, read_reply
