@@ -341,10 +341,6 @@ class FormatReport:
     def _note(self) -> str:
         return f", not above guessing ({self.guess:.3g})" if self.at_chance else ""
 
-    def notices(self) -> list[str]:
-        "Signs that a number of this report does not say what it seems to."
-        return list(_signs(self.records))
-
     def __repr__(self) -> str:
         scores = (
             f"FF {self.FF}, ACC {self.ACC.value:.3g}, "
@@ -353,10 +349,11 @@ class FormatReport:
         signs = "".join(f"; {sign}" for sign in self.notices())
         return f"FormatReport({self.model}, {self.benchmark}, {self.way}: {scores}{signs})"
 
-    def _repr_html_(self) -> str:
-        head = f"<p><b>{self.benchmark}</b>, {self.model}, {self.way}{self._note()}</p>"
-        signs = "".join(f"<li>{escape(sign)}</li>" for sign in self.notices())
-        return head + self.table.to_html(float_format=lambda x: f"{x:.3f}") + (f"<ul>{signs}</ul>" if signs else "")
+# %% ../../../nbs/evaluation/formats/knowledge.ipynb #ne8fe6fe
+@patch
+def notices(self: FormatReport) -> list[str]:
+    "Signs that a number of this report does not say what it seems to."
+    return list(_signs(self.records))
 
 
 @patch(as_prop=True)
@@ -370,6 +367,13 @@ def table(self: FormatReport) -> pd.DataFrame:
         metric = name.replace("_star", "*")
         rows[metric] = dict(value=m.value, low=m.low, high=m.high, n=m.n, meaning=MEANINGS[name])
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
+
+
+@patch
+def _repr_html_(self: FormatReport) -> str:
+    head = f"<p><b>{self.benchmark}</b>, {self.model}, {self.way}{self._note()}</p>"
+    signs = "".join(f"<li>{escape(sign)}</li>" for sign in self.notices())
+    return head + self.table.to_html(float_format=lambda x: f"{x:.3f}") + (f"<ul>{signs}</ul>" if signs else "")
 
 # %% ../../../nbs/evaluation/formats/knowledge.ipynb #c017s
 @patch
