@@ -57,7 +57,8 @@ class FrozenLM:
         self.plans = {}  # which forward path was found exact, see engine.forward
         self.checkpointing = checkpointing
         self.layers = [m for m in model.base_model.modules() if isinstance(m, GradientCheckpointingLayer)]
-        self.compiled = None
+        self.compile_backend = "inductor" if compile is True else compile or None
+        self.compiled = None  # the layers of training after the first pass that compiled them, see engine.forward
         if checkpointing and not self.layers:
             raise ValueError(
                 f"checkpointing=True: {name} ({model.config.model_type}) does not mark its layers, "
@@ -67,9 +68,6 @@ class FrozenLM:
             raise ValueError(
                 "checkpointing and compile do not go together: choose the one for memory or the one for speed."
             )
-        if compile:
-            backend = compile if isinstance(compile, str) else "inductor"
-            self.compiled = torch.compile(model.base_model, dynamic=True, backend=backend)
 
     def __repr__(self) -> str:
         return (
@@ -157,8 +155,7 @@ def trunk(
     **inputs,  # what the model's base takes: inputs_embeds, position_ids, attention_mask, ...
 ) -> Any:  # the base model's output, with `last_hidden_state`
     "All layers, no head."
-    compiled = self.compiled is not None and "packed" in inputs
-    return (self.compiled if compiled else self.model.base_model)(**inputs)
+    return self.model.base_model(**inputs)
 
 
 @patch

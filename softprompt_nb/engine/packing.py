@@ -88,6 +88,7 @@ class Packed:
     unprefix: torch.Tensor | None  # where each prefix token stands in that rectangle; None where there is no padding
     blocks: list  # the rows, block by block
     unrows: torch.Tensor | None  # where each row token stands in the blocks' rectangles; None where nothing has to move
+    reach: int  # the longest way from a prefix's start to a row's end, in tokens
 
     def to(self, device: torch.device) -> "Packed":
         "The same on a device."
@@ -160,6 +161,7 @@ def _layout(lengths, prefix_of_row, suffix_lengths, split, several):
         unprefix=None if in_prefix.all() else _true_places([in_prefix]),
         blocks=blocks,
         unrows=_unrows(blocks, reals) if moved else None,
+        reach=int((lengths[prefix_of_row] + suffix_lengths).max()),
     )
 
 # %% ../../nbs/engine/packing.ipynb #c015
@@ -381,12 +383,9 @@ def _of_rows(parts, K, V, packed, scale):
     return out if packed.unrows is None else out.index_select(0, packed.unrows)
 
 
-def _in_blocks(query, key, value, packed, scale, window):
+def _in_blocks(query, key, value, packed, scale):
     "Attention of (1, H, N, w) queries: prefixes to themselves, rows to their prefix and themselves."
     shape = packed.prefix.shape
-    widest = max(block.index.shape[1] for block in packed.blocks)
-    if window is not None and shape[1] + widest > window:
-        raise NotImplementedError("rows reach beyond the attention window")
     padded = packed.unprefix is not None
     n_prefix = len(packed.unprefix) if padded else packed.prefix.numel()
     index = packed.prefix if padded else None
@@ -403,10 +402,8 @@ def _in_blocks(query, key, value, packed, scale, window):
     return torch.cat([of_prefixes, of_rows])[None]
 
 # %% ../../nbs/engine/packing.ipynb #nb5813c7
-def _in_tree(query, key, value, tree, scale, window):
+def _in_tree(query, key, value, tree, scale):
     "Attention of (G, H, L, w) queries to their ancestors, heads behind places."
-    if window is not None and tree.reach > window:
-        raise NotImplementedError("rows reach beyond the attention window")
     out = F.scaled_dot_product_attention(
         query,
         _spread(key, query),
@@ -433,10 +430,12 @@ def packed_attention(
     "Causal attention over a packed sequence; raises NotImplementedError for more than that."
     if packed is None or softcap is not None or position_bias is not None or attention_mask is not None:
         raise NotImplementedError("only plain causal attention is packed")
+    if sliding_window is not None and packed.reach > sliding_window:
+        raise NotImplementedError("rows reach beyond the attention window")
     layout = packed.to(query.device)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     attend = _in_tree if isinstance(layout, Tree) else _in_blocks
-    return attend(query, key, value, layout, scale, sliding_window), None
+    return attend(query, key, value, layout, scale), None
 
 
 AttentionInterface.register("softprompt_packed", packed_attention)
