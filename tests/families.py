@@ -10,17 +10,24 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForCausalLM,
+    Cohere2Config,
     Gemma2Config,
+    Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
+    GptOssConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     OPTConfig,
+    Phi3Config,
     PhiConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
 V, D = 120, 32
@@ -46,8 +53,51 @@ FAMILIES = {
     ),
     "phi": lambda: PhiConfig(**_gated),
 }
-MORE = {
+_scaled = dict(
+    rope_type="llama3",
+    rope_theta=10000.0,
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=32,
+)
+_long = dict(
+    rope_type="longrope",
+    rope_theta=10000.0,
+    short_factor=[1.0, 1.1, 1.2, 1.3],
+    long_factor=[2.0, 3.0, 4.0, 5.0],
+    original_max_position_embeddings=24,
+)
+_local = dict(_gated, num_key_value_heads=2, head_dim=8, sliding_window=12)
+_mixed = ["sliding_attention", "full_attention", "sliding_attention"]
+NEWER = {
     "qwen3": lambda: Qwen3Config(**_gated, num_key_value_heads=2, head_dim=8),
+    "smollm3": lambda: SmolLM3Config(**_gated, num_key_value_heads=2, no_rope_layers=[1, 0, 1], pad_token_id=0),
+    "olmo2": lambda: Olmo2Config(**_gated, num_key_value_heads=2),
+    "llama3_scaled": lambda: LlamaConfig(**_gated, num_key_value_heads=2, rope_parameters=_scaled),
+    "phi3": lambda: Phi3Config(**_gated, num_key_value_heads=2, pad_token_id=0),
+    "granite": lambda: GraniteConfig(
+        **_gated,
+        num_key_value_heads=2,
+        embedding_multiplier=2.0,
+        logits_scaling=3.0,
+        residual_multiplier=0.5,
+        attention_multiplier=0.3,
+    ),
+    "gemma3": lambda: Gemma3TextConfig(**_local, layer_types=_mixed, query_pre_attn_scalar=8),
+    "gpt_oss": lambda: GptOssConfig(**_local, layer_types=_mixed, num_local_experts=4, num_experts_per_tok=2),
+    "cohere2": lambda: Cohere2Config(**_local, layer_types=_mixed),
+}
+WINDOWED = ("mistral_window", "gemma2", "gemma3", "gpt_oss", "cohere2")  # twelve tokens, in some layers or in all
+MORE = {
+    **NEWER,
+    "phi3_long": lambda: Phi3Config(
+        **_gated,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        rope_parameters=_long,
+        original_max_position_embeddings=24,
+    ),
     "mistral_window": lambda: MistralConfig(**_gated, num_key_value_heads=2, sliding_window=12),
     "gemma2": lambda: Gemma2Config(
         **_gated, num_key_value_heads=2, head_dim=8, sliding_window=12, query_pre_attn_scalar=8
@@ -91,7 +141,9 @@ def tiny(family, bos=False, dtype=torch.float32, seed=0):
     "A random model of a family, its weights large enough that positions and attention matter; exact in float64."
     torch.manual_seed(seed)
     config = (FAMILIES | MORE)[family]()
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    config.eos_token_id = 1
+    experts = dict(experts_implementation="eager") if family == "gpt_oss" else {}  # others know no float64
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **experts)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1:

@@ -15,8 +15,12 @@ _HOME = {
     "PrefixTree": "sharing",
     "Shared": "sharing",
     "Tree": "sharing",
+    "agree": "forward",
     "alone": "borders",
     "assemble": "forward",
+    "attempt": "forward",
+    "continue_rows": "decoding",
+    "end_ids": "decoding",
     "exact_match": "inference",
     "find_shared": "sharing",
     "first_line": "inference",
@@ -50,6 +54,7 @@ _HOME = {
     "to_prompt_embeds": "inference",
     "tree_layout": "sharing",
     "view": "views",
+    "way_to_decode": "decoding",
     "with_settings": "views",
 }
 __all__ = list(_HOME)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'PIECE', 'Inputs', 'prompts_of', 'assemble', 'Prefix', 'run_prefix', 'model_logits', 'hidden_by_path',
-           'logits_by_path', 'plan', 'target_nll', 'target_logits', 'target_losses', 'prompted_loss', 'prompted_losses']
+           'logits_by_path', 'agree', 'attempt', 'plan', 'target_nll', 'target_logits', 'target_losses',
+           'prompted_loss', 'prompted_losses']
 
 # %% ../../nbs/engine/forward.ipynb #c003
 import warnings
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from inspect import signature
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..data import Batch
 from .borders import alone, borders, probe, row_lengths, size_class
@@ -231,7 +232,7 @@ def _plain_hidden(lm, prompts, batch):
 def model_logits(
     lm: FrozenLM,  # the model
     columns: torch.Tensor,  # places where logits are wanted, in order
-    **inputs,  # of the model
+    **inputs: Any,  # of the model
 ) -> torch.Tensor:  # (B, columns, vocabulary)
     "Logits by the model's own call at some places of its rows."
     model = view(lm.model, recompute=True) if _recompute(lm) else lm.model
@@ -298,7 +299,11 @@ def logits_by_path(
     return logits, targets, row
 
 # %% ../../nbs/engine/forward.ipynb #c019
-def _agree(lm, ours, theirs):
+def agree(
+    lm: FrozenLM,  # the model
+    ours: torch.Tensor,  # logits
+    theirs: torch.Tensor,  # logits of the model's own call
+) -> bool:
     "Are two sets of logits equal up to rounding?"
     if ours.shape != theirs.shape:
         return False
@@ -309,7 +314,9 @@ def _agree(lm, ours, theirs):
     return bool((difference <= tolerance * size).item())
 
 
-def _try(compute: Callable) -> torch.Tensor | None:
+def attempt(
+    compute: Callable,  # of no argument
+) -> Any:
     """The result of a path, or None where the architecture does not support it.
 
     A compiler that does not work is another matter."""
@@ -331,8 +338,8 @@ def _first_exact(lm, prompts, rows, paths):
         return None
     theirs = theirs.to(sum_dtype(theirs.dtype))
     for path in paths:
-        logits = _try(lambda path=path: logits_by_path(lm, prompts, rows, path)[0])
-        if logits is not None and _agree(lm, logits.to(theirs), theirs):
+        logits = attempt(lambda path=path: logits_by_path(lm, prompts, rows, path)[0])
+        if logits is not None and agree(lm, logits.to(theirs), theirs):
             return path
     return "single"
 

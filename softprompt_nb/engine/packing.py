@@ -424,11 +424,13 @@ def packed_attention(
     packed: Packed | Tree | None = None,  # the layout
     softcap: float | None = None,  # None is all that is taken
     position_bias: torch.Tensor | None = None,  # None is all that is taken
+    s_aux: torch.Tensor | None = None,  # sinks of attention; None is all that is taken
     sliding_window: int | None = None,  # the model's, in tokens
     **kwargs: Any,  # what else the model hands over
 ) -> tuple[torch.Tensor, None]:  # (1, N, heads, width), and no attention weights
     "Causal attention over a packed sequence; raises NotImplementedError for more than that."
-    if packed is None or softcap is not None or position_bias is not None or attention_mask is not None:
+    others = (attention_mask, softcap, position_bias, s_aux)
+    if packed is None or any(other is not None for other in others):
         raise NotImplementedError("only plain causal attention is packed")
     if sliding_window is not None and packed.reach > sliding_window:
         raise NotImplementedError("rows reach beyond the attention window")
