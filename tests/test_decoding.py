@@ -125,7 +125,7 @@ def test_newer_families_obey_the_laws(name, at):
     examples = [Example("abc", " de"), Example("a much longer input", " x"), Example("q", " yes it is")]
     ids = lm.tokenizer("some text")["input_ids"]
     want = []
-    for example, row in zip(examples, encode_at(lm, examples, at)):
+    for row in encode_at(lm, examples, at):
         whole = row.ids[: row.at] + ids + row.ids[row.at :]
         first = len(ids) + row.n_input
         want.append(lm.model(torch.tensor([whole])).logits[0, first - 1 : len(whole) - 1])

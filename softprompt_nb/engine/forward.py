@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'PIECE', 'Inputs', 'prompts_of', 'assemble', 'Prefix', 'run_prefix', 'model_logits', 'hidden_by_path',
-           'logits_by_path', 'agree', 'attempt', 'plan', 'target_nll', 'target_logits', 'target_losses',
+           'logits_by_path', 'agree', 'result_of', 'plan', 'target_nll', 'target_logits', 'target_losses',
            'prompted_loss', 'prompted_losses']
 
 # %% ../../nbs/engine/forward.ipynb #c003
@@ -228,7 +228,7 @@ def _plain_hidden(lm, prompts, batch):
     row, column = (rows.labels[:, 1:] != -100).nonzero(as_tuple=True)
     return out[row.to(out.device), column.to(out.device)], rows.labels[row, column + 1], row
 
-
+# %% ../../nbs/engine/forward.ipynb #nfa0d64c
 def model_logits(
     lm: FrozenLM,  # the model
     columns: torch.Tensor,  # places where logits are wanted, in order
@@ -256,7 +256,7 @@ def _full_logits(lm, prompts, batch):
     )
     return logits[row.to(logits.device), place.to(logits.device)], rows.labels[row, column + 1], row
 
-
+# %% ../../nbs/engine/forward.ipynb #n301aa07
 def _single_logits(lm, prompts, batch):
     "Logits in front of each target token by the model's own call on each row alone."
     found = []
@@ -314,7 +314,7 @@ def agree(
     return bool((difference <= tolerance * size).item())
 
 
-def attempt(
+def result_of(
     compute: Callable,  # of no argument
 ) -> Any:
     """The result of a path, or None where the architecture does not support it.
@@ -338,7 +338,7 @@ def _first_exact(lm, prompts, rows, paths):
         return None
     theirs = theirs.to(sum_dtype(theirs.dtype))
     for path in paths:
-        logits = attempt(lambda path=path: logits_by_path(lm, prompts, rows, path)[0])
+        logits = result_of(lambda path=path: logits_by_path(lm, prompts, rows, path)[0])
         if logits is not None and agree(lm, logits.to(theirs), theirs):
             return path
     return "single"
@@ -357,7 +357,7 @@ class _Kind(NamedTuple):
     gaps: bool  # would padding behind a prefix count in the window?
     rotary: str  # do the rows' positions depend on the longest one: "no", "yes", or "mixed" where not all do alike
 
-
+# %% ../../nbs/engine/forward.ipynb #n9844c0e
 def _gaps(shared, window):
     "Would padding behind a prefix count in the window?"
     if shared is None or window is None or len(shared.lengths.unique()) == 1:
