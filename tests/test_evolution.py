@@ -3,7 +3,7 @@ correlations, and the comparison of arms."""
 
 import math
 
-from softprompt_nb.tda.evolution import evolution, rank_correlation, shape_at_end
+from softprompt_nb.tda.evolution import evolution, random_walks, rank_correlation, shape_at_end
 from softprompt_nb.tda.persistence import persistence
 from softprompt_nb.tda.summaries import (
     DISTANCES,
@@ -243,3 +243,34 @@ def test_rank_correlation_is_spearmans(n, seed):
 def test_bad_input_is_refused_in_words(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@given(st.integers(2, 6), st.integers(2, 5), st.integers(2, 4), st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_the_change_stands_beside_walks_with_the_same_step_lengths(checkpoints, n, d, seed):
+    path = torch.stack([cloud(n, d, seed + i) for i in range(checkpoints)])
+    walked = random_walks(path, 3, seed)
+    assert walked.shape == (3, checkpoints, n, d) and (walked[:, 0] == path[0]).all()
+    assert (walked.diff(dim=1).norm(dim=-1) - path.diff(dim=0).norm(dim=-1)).abs().max() < 1e-9
+    assert not torch.allclose(walked[0], walked[1])
+    table = evolution(path, draws=2, walks=3, seed=seed).table
+    for i in range(1, checkpoints):
+        each = []
+        for walk in walked:
+            before, now = (persistence(walk[j], 0)[0] for j in (i - 1, i))
+            each.append(wasserstein(before.numpy(), now.numpy()))
+        low, high = np.quantile(each, [0.05, 0.95])
+        assert table["change low"][i] == pytest.approx(low, abs=1e-7)
+        assert table["change high"][i] == pytest.approx(high, abs=1e-7)
+    assert math.isnan(table["change low"][0]) and "random directions" in repr(evolution(path, draws=2, walks=3))
+
+
+def test_a_random_walk_is_within_its_own_null():
+    "What a walk in random directions shows is what its null expects, as often as the band says."
+    start = cloud(8, 16, 0)
+    steps = torch.randn(30, 8, 16, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 0.3
+    path = torch.cat([start[None], start + steps.cumsum(0)])
+    table = evolution(path, draws=2, walks=60).table.iloc[1:]
+    inside = (table.change >= table["change low"]) & (table.change <= table["change high"])
+    assert inside.mean() > 0.6
+    assert "change low" not in evolution(path[:3], draws=2, walks=0).table

@@ -16,7 +16,7 @@ from softprompt_nb.translation.readings.inspect import (
     patched,
     target_text,
 )
-from softprompt_nb.translation.readings.verbalize import logit_lens, prompt_states
+from softprompt_nb.translation.readings.verbalize import logit_lens, nearest_tokens, prompt_states
 
 import numpy as np
 import pytest
@@ -119,3 +119,21 @@ def test_bad_input_is_said(call, words):
 
 def test_demonstrations_come_before_the_gap():
     assert target_text(["one thing", "another"]).text == "one thing | another | {} |"
+
+
+def test_nearest_tokens_stand_beside_those_of_the_start():
+    lm = tiny("gpt_neox")
+    start = SoftPrompt.init(lm, 3, "vocab", seed=0)
+    moved = start.vectors.clone()
+    other = next(i for i in range(5, 50) if lm.tokenizer.decode(i).strip() and i not in start.info.get("ids", ()))
+    moved[0] = lm.embed_ids([other])[0].detach().cpu() * 2
+    moved[1] = moved[1] * 3  # longer, and still the same token
+    prompt = SoftPrompt(moved)
+    table = nearest_tokens(lm, prompt, 1, start=start)
+    assert table.same.tolist() == [False, True, True]
+    assert table["cosine to start"].tolist()[1:] == [1.0, 1.0] and table["cosine to start"][0] < 1
+    assert table["at the start"].tolist() == nearest_tokens(lm, start, 1)["token 1"].tolist()
+    assert table.equals(nearest_tokens(lm, prompt, 1, start=start.vectors))
+    assert "same" not in nearest_tokens(lm, prompt, 1)
+    with pytest.raises(ValueError, match="before its tuning"):
+        nearest_tokens(lm, prompt, 1, start=start.vectors[:2])

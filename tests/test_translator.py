@@ -15,6 +15,7 @@ from softprompt_nb.experiments.runs import RunStore
 from softprompt_nb.lab.grammar import COMPOSABLE, HELD_OPERATIONS, HELD_WORDS
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.tuning import tune
+from softprompt_nb.translation.translator import evaluate as evaluating
 from softprompt_nb.translation.translator import refine as refining
 from softprompt_nb.translation.translator import train_prompts as module
 from softprompt_nb.translation.translator.confidence import Confidence, reliability
@@ -28,7 +29,14 @@ from softprompt_nb.translation.translator.dods import (
     own_dod,
 )
 from softprompt_nb.translation.translator.refine import prefer, refine, said_words
-from softprompt_nb.translation.translator.rerank import Candidate, answers_of, instructed, rerank, text_divergence
+from softprompt_nb.translation.translator.rerank import (
+    Candidate,
+    answers_of,
+    divergence_parts,
+    instructed,
+    rerank,
+    text_divergence,
+)
 from softprompt_nb.translation.translator.train_prompts import Pair, Pairs, train_prompts
 from softprompt_nb.translation.translator.translator import Translation, Translator, TranslatorConfig
 
@@ -405,8 +413,11 @@ def test_divergence_is_that_of_the_whole_distributions(family):
     p = SoftPrompt.init(lm, 3, "gaussian", seed=1)
     said = answers_of(lm, [p], [inputs], 5)[0]
     assert said == [generate(lm, p, x, 5, stop="\n")[0] for x in inputs]
-    for text, got in zip(texts, text_divergence(lm, p, texts, inputs, said)):
-        kl = []
+    parts = divergence_parts(lm, p, texts, inputs, said)
+    assert parts["all"].tolist() == text_divergence(lm, p, texts, inputs, said, end=True)
+    assert parts["answer"].tolist() == text_divergence(lm, p, texts, inputs, said)
+    for i, text in enumerate(texts):
+        kl, at_end = [], []
         for x, y in zip(inputs, said):
             suffix = [*lm.token_ids(y), lm.tokenizer.eos_token_id]
             place = slice(-len(suffix) - 1, -1)
@@ -414,8 +425,25 @@ def test_divergence_is_that_of_the_whole_distributions(family):
             a = lm.model(inputs_embeds=behind[None]).logits[0, place].log_softmax(-1)
             ids = [*lm.token_ids(f"{text}\n{x}"), *suffix]
             b = lm.model(torch.tensor([ids])).logits[0, place].log_softmax(-1)
-            kl += (a.exp() * (a - b)).sum(-1).tolist()
-        assert got == pytest.approx(np.mean(kl), **CLOSE)
+            each = (a.exp() * (a - b)).sum(-1).tolist()
+            kl += each if y == "" else each[:-1]
+            at_end += [] if y == "" else each[-1:]
+        assert parts.answer[i] == pytest.approx(np.mean(kl), **CLOSE)
+        assert parts.end[i] == pytest.approx(np.mean(at_end), **CLOSE)
+        assert parts["all"][i] == pytest.approx(np.mean(kl + at_end), **CLOSE)
+        assert (parts.tokens[i], parts.ends[i]) == (len(kl), len(at_end))
+
+
+def test_an_end_that_is_never_said_does_not_rule():
+    """Two texts, one of which makes the model say the same as the prompt and differ at the end alone: without the end
+    it is the prompt's equal; and an empty answer is its end."""
+    lm, inputs = lm_of("gpt_neox"), ["ab", "cd"]
+    p = SoftPrompt.init(lm, 3, "gaussian", seed=1)
+    said = ["e", ""]
+    parts = divergence_parts(lm, p, ["say"], inputs, said)
+    assert (parts.tokens[0], parts.ends[0]) == (2, 1)
+    nothing = divergence_parts(lm, p, ["say"], inputs, ["", ""])
+    assert math.isnan(nothing.end[0]) and nothing.answer[0] == nothing["all"][0] > 0
 
 
 @pytest.mark.parametrize("inputs", [["ab"], ["ab", "ab"], ["a", "ab"], ["xyz", "b"], list("abcdefgh")])
@@ -514,3 +542,32 @@ def test_a_confidence_where_everything_works_stays_finite():
     said = [Translation("", None, (Candidate("", -i, 5),), (0.1 * i,)) for i in range(10)]
     c = Translator.calibrate(SimpleNamespace(calibration=None), said, [True] * 10).calibration
     assert 0.9 < c(said[0].candidates, (0.1,)) <= 1 and c(said[0].candidates) is None and isinstance(c, Confidence)
+
+
+def test_the_true_instruction_is_bounded_by_its_best_and_its_mean_wording(monkeypatch):
+    "The best is chosen on training items: here the wording that is best on the test items is not."
+    scores = {("w0", "train"): 0.2, ("w1", "train"): 0.9, ("w2", "train"): 0.1}
+    scores |= {("w0", "test"): 0.0, ("w1", "test"): 0.4, ("w2", "test"): 0.5}
+
+    def execute(lm, tasks, texts, items=None, template=""):
+        side = ["train" if task.test == task.train else "test" for task in tasks]
+        return [[scores[text, part]] for text, part in zip(texts, side)]
+
+    monkeypatch.setattr(evaluating, "execute", execute)
+    task = TaskSet("t", "held", ("w0", "w1", "w2"), (Example("a", " b"),), (Example("c", " d"),), ((" d",),))
+    pairs = [SimpleNamespace(task="t", split="held", seed=i) for i in range(2)]
+    table = evaluating.wordings(None, pairs, [task, task])
+    best = table[table.method == "true instruction, best"]
+    assert best.text.tolist() == ["w1", "w1"] and best.accuracy.tolist() == [0.4, 0.4]
+    mean = table[table.method == "true instruction, mean"]
+    assert mean.accuracy.tolist() == pytest.approx([0.3, 0.3])
+
+
+def test_similarity_stands_beside_that_to_other_tasks():
+    vectors = dict(x=[1.0, 0.0], y=[0.0, 1.0], z=[1.0, 1.0])
+    found = evaluating.similarity_to_others(
+        ["x", "y"], ["a", "b"], dict(a=["x"], b=["y", "z"]), lambda texts: np.array([vectors[text] for text in texts])
+    )
+    assert found == pytest.approx([math.sqrt(0.5), 0.0])  # x and the best of b; y and a's
+    alone = evaluating.similarity_to_others(["x"], ["a"], dict(a=["x"]), lambda texts: np.eye(2)[: len(texts)])
+    assert math.isnan(alone[0])

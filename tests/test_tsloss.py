@@ -349,3 +349,20 @@ def test_a_state_belongs_to_its_term(tmp_path):
 def test_bad_input_is_refused_in_words(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("kind", ["soft", "exact"])
+@pytest.mark.parametrize("wrap", [lambda term: term, lambda term: Weighted(term, weight=0.5)])
+def test_the_history_of_a_balanced_term_is_the_term(kind, wrap):
+    "Its balanced value is over the lengths of its own gradients, and rises where they shrink as the term falls."
+    lm = tiny("gpt_neox")
+    pairs = [Example("a b", " c"), Example("c d", " a")]
+    settings = dict(steps=4, batch_size=2, lr=0.05, progress=False, checkpoints=4)
+    run = tune(lm, SoftPrompt.init(lm, 5, seed=0), pairs, regularizer=wrap(TSLoss(kind, balance=True)), **settings)
+    factor = 0.5 if wrap(TSLoss()) != TSLoss() else 1.0
+    plain = TSLoss(kind)
+    before = run.trajectory[:-1]
+    for points, seen in zip(before, run.history.regularizer):
+        assert seen == pytest.approx(factor * plain(points).item(), rel=1e-5)
+    again = tune(lm, SoftPrompt.init(lm, 5, seed=0), pairs, regularizer=wrap(TSLoss(kind)), **settings)
+    assert again.history.regularizer[0] == pytest.approx(run.history.regularizer[0], rel=1e-5)

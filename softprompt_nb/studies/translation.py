@@ -179,7 +179,7 @@ def _translators(config: StudyRun, lm: FrozenLM, train: Pairs, valid: Pairs, dod
         chosen = Pairs(rng.sample(list(train), min(config.preferred, len(train))))
         inputs = _inputs(config, dod, chosen)
         writer = translators["translator"]
-        found = preferences(writer, lm, chosen.prompts, inputs, template=config.template, seed=config.seed)
+        found = preferences(writer, lm, chosen.prompts, inputs, template=config.template, seed=config.seed, end=True)
         return prefer(writer, found, seed=config.seed)
 
     if config.preferred:
@@ -230,7 +230,7 @@ def _translated(
     prompts = pairs.prompts
     found = translator.candidates(prompts, config.k, max_new_tokens=config.longest)
     plain = translator.translate(prompts, found=found)
-    ranking = dict(template=config.template, prior=config.prior)
+    ranking = dict(template=config.template, prior=config.prior, end=True)  # as the stored results were made
     return plain, translator.translate(prompts, inputs, lm, found=found, **ranking)
 
 
@@ -262,7 +262,7 @@ def _texts(
     settings = dict(rounds=config.rounds, template=config.template, progress=config.progress)
 
     def refined(found: Sequence, kls: Sequence) -> list[str]:
-        better, _ = refine(writer, lm, prompts, found, kls, inputs, **settings)
+        better, _ = refine(writer, lm, prompts, found, kls, inputs, end=True, **settings)
         return _first_texts(better)
 
     plain, chosen = _translated(config, lm, writer, pairs, inputs)
@@ -279,7 +279,9 @@ def _texts(
     texts["shuffled"] = [translation.text for translation in control]
     texts["shuffled, re-ranked"] = [translation.text for translation in control_ranked]
     options = _retrieved(train, pairs, config.k)
-    found, kls = rerank(lm, prompts, options, inputs, config.template, prior=0.0)  # ranks are no log-probabilities
+    found, kls = rerank(
+        lm, prompts, options, inputs, config.template, prior=0.0, end=True
+    )  # ranks are no log-probabilities
     texts["retrieval"] = _first_texts(options)
     texts["retrieval, re-ranked"] = _first_texts(found)
     if config.rounds:
@@ -360,7 +362,7 @@ def _calibrated(config: StudyRun, lm: FrozenLM, translator: Translator, valid: P
 def _judged(config: StudyRun, lm: FrozenLM, dod: DoD, pairs: Pairs, texts: dict) -> pd.DataFrame:
     "Rows of all methods."
     tasks = [dod[pair.task] for pair in pairs]
-    parts = [judge(lm, pairs, tasks, texts, config.items, config.inputs, template=config.template)]
+    parts = [judge(lm, pairs, tasks, texts, config.items, config.inputs, template=config.template, end=True)]
     for method in ("soft prompt", "few-shot", "nothing"):
         parts.append(executed(lm, pairs, tasks, method, config.items))
     return pd.concat(parts, ignore_index=True)

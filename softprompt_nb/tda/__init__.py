@@ -34,6 +34,7 @@ _HOME = {
     "plot_diagrams": "pictures",
     "plot_evolution": "pictures",
     "plot_film": "pictures",
+    "random_walks": "evolution",
     "rank_correlation": "evolution",
     "shape_at_end": "evolution",
     "soft_nearest": "tsloss",

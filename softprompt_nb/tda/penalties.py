@@ -147,6 +147,15 @@ class Weighted:
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
         return self.term(points) * (1.0 if self.weight is None else self.weight)
 
+    def term_value(
+        self,
+        points: torch.Tensor,  # (n, d) vectors
+    ) -> torch.Tensor | None:  # scalar; None where calling it gives the same
+        "What the term itself is, with its factor, for a tuning's history."
+        own = getattr(self.term, "term_value", None)
+        value = None if own is None else own(points)
+        return value if value is None or self.weight is None else value * self.weight
+
     def weigh(
         self,
         loss_norm: torch.Tensor,  # scalar, norm of the loss's gradient

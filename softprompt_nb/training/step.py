@@ -141,6 +141,7 @@ class Tuning:
         if hasattr(regularizer, "begin"):
             self.regularizer = regularizer.begin(self.vectors.detach().clone())
         self.weight = None  # of the regulariser's gradient, where it says so itself
+        self.term = None  # value of the regulariser's term, where it says so itself
         # chance
         self.batches = ShuffledBatches(data, settings.batch_size, settings.seed)
         self.drawn: list[Encoded] | None = None  # the batch of a step that is under way
@@ -246,13 +247,22 @@ def _with_noise(tuning):
             tuning.noise_next["cuda"] = torch.cuda.get_rng_state(tuning.lm.device)
 
 
+def _term_value(tuning):
+    "What a regulariser says its term is, where what it adds to the loss is something else (a balanced sum); else None."
+    value = getattr(tuning.regularizer, "term_value", None)
+    return None if value is None else value(tuning.vectors.detach())
+
+
 def _penalty(tuning):
     "A tuning's regulariser, None without one; an error in it ends this tuning."
     if tuning.regularizer is None:
         return None
     try:
         with _with_noise(tuning):
-            return tuning.regularizer(tuning.vectors)
+            penalty = tuning.regularizer(tuning.vectors)
+            with torch.random.fork_rng(devices=[]):
+                tuning.term = _term_value(tuning)
+            return penalty
     except Exception as e:
         tuning.fail(e)
 
@@ -313,7 +323,7 @@ def _row(tuning, numbers, penalty):
         norm=norm / tuning.unit,
     )
     if penalty is not None:
-        row["regularizer"] = penalty.item()
+        row["regularizer"] = (penalty if tuning.term is None else tuning.term).item()
     if penalty is not None and tuning.weight is not None:
         row["weight"] = float(tuning.weight)
     return row

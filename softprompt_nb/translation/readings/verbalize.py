@@ -34,12 +34,32 @@ def nearest_ids(
     return tuple(cosines.topk(k, dim=1))
 
 
+def _beside_start(lm: FrozenLM, table: list, prompt: SoftPrompt, start: Any, nearest: torch.Tensor) -> None:
+    "Adds to each row the token nearest to the vector's start, and whether it still is the nearest."
+    begun = start.vectors if isinstance(start, SoftPrompt) else start
+    if begun.shape != prompt.vectors.shape:
+        raise ValueError(
+            f"The start has shape {tuple(begun.shape)} and the prompt {tuple(prompt.vectors.shape)}: "
+            "give the prompt before its tuning, such as run.trajectory[0]."
+        )
+    cosines, tokens = nearest_ids(lm, begun, 1)
+    moved = F.cosine_similarity(begun.to(prompt.vectors), prompt.vectors, dim=-1)
+    for i, row in enumerate(table):
+        row["at the start"] = f"{lm.tokenizer.decode(tokens[i, 0].item())!r} {cosines[i, 0].item():.2f}"
+        row["same"] = bool(tokens[i, 0] == nearest[i])
+        row["cosine to start"] = moved[i].item()
+
+
 def nearest_tokens(
     lm: FrozenLM,  # the prompt's model
     prompt: SoftPrompt,  # a prompt
     k: int = 3,  # tokens for each vector
+    start: SoftPrompt | torch.Tensor | None = None,  # the prompt before its tuning, such as `run.trajectory[0]`
 ) -> pd.DataFrame:  # a row for each vector: its norm over the vocabulary's median, k tokens with cosine similarities
-    "The vocabulary's tokens with the largest cosine similarity to each of a prompt's vectors."
+    """The vocabulary's tokens with the largest cosine similarity to each of a prompt's vectors.
+
+    With a start, each vector's nearest token before the tuning too: one that is still the same says where the vector
+    came from, not what it learned. Raises ValueError for a start of another shape."""
     cosines, tokens = nearest_ids(lm, prompt.vectors, k)
     unit = lm.norms.median()
     table = []
@@ -48,6 +68,8 @@ def nearest_tokens(
         for rank, (cosine, token) in enumerate(zip(similarities, ids), start=1):
             row[f"token {rank}"] = f"{lm.tokenizer.decode(token)!r} {cosine:.2f}"
         table.append(row)
+    if start is not None:
+        _beside_start(lm, table, prompt, start, tokens[:, 0])
     return pd.DataFrame(table).round(2).rename_axis("vector")
 
 # %% ../../../nbs/translation/readings/verbalize.ipynb #c009

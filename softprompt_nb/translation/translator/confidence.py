@@ -36,6 +36,7 @@ class Confidence:
 
     plain: list | None = None  # weights of a constant, log-probability, and log-probability per token
     reranked: list | None = None  # the same, and of log(KL + 0.001)
+    end: bool = True  # does the divergence that these were fitted on count the ends of answers?
 
     def __call__(
         self,

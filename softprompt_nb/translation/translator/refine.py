@@ -85,6 +85,7 @@ def refine(
     template: str = INSTRUCTION_TEMPLATE,  # how a text is put
     max_new_tokens: int = 24,  # longest answer behind a prompt
     progress: bool = False,  # show a bar?
+    end: bool = False,  # does the end of an answer count in the divergence?
 ) -> tuple[list, list]:  # for each prompt candidates, the most faithful first; their divergences in nats per token
     "Candidates with words that the model itself says behind the prompt; what was there stays among them."
     answers = answers_of(lm, prompts, inputs, max_new_tokens)
@@ -93,7 +94,7 @@ def refine(
     divergences = []
     for prompt, options, kl, texts, replies in tqdm(together, desc="refining", disable=not progress, leave=False):
         wanted = said_words(texts, replies, words)
-        score = partial(text_divergence, lm, prompt, inputs=texts, answers=replies, template=template)
+        score = partial(text_divergence, lm, prompt, inputs=texts, answers=replies, template=template, end=end)
         written = [option.text for option in options]
         climbed = _climb(score, written, kl, wanted, rounds, keep)
         best = dict(climbed[: len(options)])
@@ -114,10 +115,11 @@ def preferences(
     margin: float = 0.05,  # nats per token that must lie between better and worse
     seed: int = 0,  # of samples
     template: str = INSTRUCTION_TEMPLATE,  # how a text is put
+    end: bool = False,  # does the end of an answer count in the divergence?
 ) -> list[tuple[SoftPrompt, str, str]]:  # (prompt, better text, worse text)
     "The most and the least faithful sample of each prompt, where they differ."
     samples = translator.candidates(prompts, k, "sample", temperature, seed=seed)
-    found, divergences = rerank(lm, prompts, samples, inputs, template, prior=0.0)
+    found, divergences = rerank(lm, prompts, samples, inputs, template, prior=0.0, end=end)
     chosen = []
     for prompt, candidates, kl in zip(prompts, found, divergences):
         if kl[-1] - kl[0] > margin:

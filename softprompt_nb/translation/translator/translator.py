@@ -465,6 +465,7 @@ class Translation:
     confidence: float | None  # probability that the text works, where the translator is calibrated
     candidates: tuple  # `Candidate`s, the chosen one first
     kl: tuple = ()  # nats per token between prompt and each candidate, where they were re-ranked
+    end: bool = False  # do the ends of answers count in it?
 
     def __repr__(self) -> str:
         sure = "" if self.confidence is None else f", confidence {self.confidence:.2f}"
@@ -480,6 +481,7 @@ def translate(
     lm: FrozenLM | None = None,  # the model that the prompts were made for, for re-ranking
     k: int = 8,  # candidates
     found: Sequence | None = None,  # what `candidates` gave for the prompts; None: they are made here
+    end: bool | None = None,  # do ends of answers count in the divergence? None: as in the calibration, if there is one
     **options,  # more arguments of `candidates`, and `template` and `prior` of the re-ranking
 ) -> Translation | list[Translation]:  # one for a single prompt, else a list
     "What prompts say; raises ValueError for inputs without the model that they go to."
@@ -494,13 +496,17 @@ def translate(
     if found is None:
         found = self.candidates(prompts, k, **options)
     divergences = [()] * len(prompts)
-    if inputs is not None:
-        found, divergences = rerank(lm, prompts, found, inputs, **reranking)
     confidence = self.calibration or Confidence()
+    if end is None:
+        end = confidence.reranked is not None and confidence.end
+    if inputs is not None:
+        found, divergences = rerank(lm, prompts, found, inputs, end=end, **reranking)
+    if confidence.reranked is not None and confidence.end != end:
+        confidence = replace(confidence, reranked=None)  # it was fitted on another divergence
     translations = []
     for candidates, kl in zip(found, divergences):
         sure = confidence(candidates, kl)
-        translations.append(Translation(candidates[0].text, sure, tuple(candidates), tuple(kl)))
+        translations.append(Translation(candidates[0].text, sure, tuple(candidates), tuple(kl), end))
     return translations[0] if single else translations
 
 # %% ../../../nbs/translation/translator/translator.ipynb #cal2
@@ -521,8 +527,10 @@ def calibrate(
         raise ValueError("Some of the translations were re-ranked and some not: calibrate on one kind at a time.")
     features = [confidence_features(translation.candidates, translation.kl) for translation in translations]
     weights = fit_logistic(np.array(features), np.asarray(works, float))
-    kind = "reranked" if translations[0].kl else "plain"
-    self.calibration = replace(self.calibration or Confidence(), **{kind: weights})
+    fitted = dict(plain=weights)
+    if translations[0].kl:
+        fitted = dict(reranked=weights, end=translations[0].end)
+    self.calibration = replace(self.calibration or Confidence(), **fitted)
     return self
 
 # %% ../../../nbs/translation/translator/translator.ipynb #c027
