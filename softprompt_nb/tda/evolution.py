@@ -107,7 +107,7 @@ def _row(dgms: Diagrams, null: list[Diagrams]) -> dict[str, float]:
         out |= {name: row.value, f"{name} low": row.low, f"{name} high": row.high}
     return out
 
-
+# %% ../../nbs/tda/evolution.ipynb #n62985ea
 def evolution(
     trajectory: torch.Tensor,  # (checkpoints, n, d), such as `run.trajectory`
     steps: Sequence[int] | None = None,  # the step of each checkpoint, such as `run.checkpoint_steps`; None counts them

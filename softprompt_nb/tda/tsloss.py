@@ -118,23 +118,25 @@ class TSLoss:
         unit = self._units(parts, points) if self.balance else dict(h0=1.0, h1=1.0)
         return (self.h0 * unit["h0"] * parts["h0"] + self.h1 * unit["h1"] * parts["h1"]).to(points.dtype)
 
-    def term_value(
-        self,
-        points: torch.Tensor,  # (n, d) vectors
-    ) -> torch.Tensor | None:  # scalar; None where calling it gives the same
-        "What the terms themselves are, for a tuning's history: a balanced value is over gradients that change."
-        if not self.balance:
-            return None
-        with torch.no_grad():
-            parts = self.parts(points.detach())
-            return (self.h0 * parts["h0"] + self.h1 * parts["h1"]).to(points.dtype)
-
     def _units(self, parts: dict[str, torch.Tensor], points: torch.Tensor) -> dict[str, float]:
         "One over the length of each part's gradient; 0 for a part that has none."
         lengths = {name: gradient_length(value, points).item() for name, value in parts.items()}
         return {name: 1 / length if length > 0 else 0.0 for name, length in lengths.items()}
 
 # %% ../../nbs/tda/tsloss.ipynb #tsl0ss01
+@patch
+def term_value(
+    self: TSLoss,
+    points: torch.Tensor,  # (n, d) vectors
+) -> torch.Tensor | None:  # scalar; None where calling it gives the same
+    "What the terms themselves are, for a tuning's history: a balanced value is over gradients that change."
+    if not self.balance:
+        return None
+    with torch.no_grad():
+        parts = self.parts(points.detach())
+        return (self.h0 * parts["h0"] + self.h1 * parts["h1"]).to(points.dtype)
+
+
 @patch
 def _soft(self: TSLoss, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     "Variance of soft nearest distances, and the hinge on the interval."
