@@ -16,7 +16,7 @@ from .files import read_tensors, tensor_hash, write_folder, write_tensors
 from .lm import FrozenLM
 from .measure import plural
 from .patching import patch
-from .prompts import SoftPrompt
+from .prompts import SoftPrompt, opened_on
 
 import torch
 from torch import nn
@@ -278,24 +278,20 @@ def load(
     cls: ConditionalPrompt,
     folder: str | Path,  # a folder that `save` wrote
     lm: FrozenLM,  # the model that it was trained on
+    other_model: bool = False,  # open it for this model even if it was trained on another one of its width?
 ) -> ConditionalPrompt:
     "A saved conditional prompt; raises ValueError for another model, FileNotFoundError where there is none."
     tensors, note = read_tensors(Path(folder) / _FILE)
-    base = note["base"]
-    if base.get("fingerprint") != lm.fingerprint:
-        raise ValueError(
-            f"This prompt was trained on {base.get('name')}, whose embedding table is not that of {lm.name}: "
-            "load it on the model that it was trained on."
-        )
-    return cls(
+    prompt = cls(
         vectors=tensors["parameters"].to(lm.device),
         at=note["at"],
-        base=base,
+        base=note["base"],
         info=note["info"],
         spec=tuple(note["spec"]),
         start=tensors["start"].to(lm.device),
         scale=note["scale"],
     )
+    return opened_on(lm, prompt, other_model)
 
 # %% ../nbs/conditional.ipynb #c023
 def directions(
@@ -391,3 +387,22 @@ def plain(self: SubspacePrompt) -> SoftPrompt:
     "The same prompt as a `SoftPrompt`."
     vectors = self.given(self.vectors, [None])[0]
     return SoftPrompt(vectors, self.at, self.base, self.info)
+
+
+@patch(as_prop=True)
+def norms(self: SubspacePrompt) -> torch.Tensor:  # (n,)
+    return self.plain().norms
+
+
+@patch(cls_method=True)
+def load(
+    cls: SubspacePrompt,
+    folder: str | Path,  # a folder that `save` wrote
+    lm: FrozenLM,  # the model that the prompt was trained on
+    other_model: bool = False,  # as `SoftPrompt.load` takes it
+) -> SubspacePrompt:
+    "Raises ValueError: what is saved is a plain prompt, without start and directions."
+    raise ValueError(
+        "A SubspacePrompt is saved as the plain prompt that it makes, without its directions: "
+        "open it with SoftPrompt.load; to go on in these directions, keep SubspacePrompt.init's settings."
+    )

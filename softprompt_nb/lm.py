@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+from .identity import Identity, identity_of, raw_weight
 from .patching import patch
 
 import torch
@@ -17,6 +18,13 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 # %% ../nbs/lm.ipynb #c014
+_ENCODERS = frozenset(
+    "bert bert-generation big_bird camembert cpmant data2vec-text electra ernie megatron-bert reformer rembert roberta "
+    "roberta-prelayernorm roc_bert roformer xlm xlm-roberta xlm-roberta-xl xlnet xmod".split()
+)
+_RECURRENT = frozenset("blt falcon_mamba mamba mamba2 recurrent_gemma rwkv xlstm".split())
+
+
 def refuse_unsupported(
     config: PretrainedConfig,  # a `transformers` configuration
     name: str,  # how to call the model in the message
@@ -27,7 +35,19 @@ def refuse_unsupported(
             f"{name!r} is an encoder-decoder ({config.model_type}); "
             "a decoder-only language model is needed, such as GPT-NeoX, Llama or Qwen."
         )
-    if getattr(config.get_text_config(decoder=True), "hidden_size_per_layer_input", 0):
+    text = config.get_text_config(decoder=True)
+    if text.model_type in _ENCODERS and not getattr(text, "is_decoder", False):
+        raise ValueError(
+            f"{name!r} ({text.model_type}) is an encoder: it sees the tokens behind a position too, so it would read "
+            "the answer that it is asked for; a decoder-only language model is needed, such as GPT-NeoX, Llama or Qwen."
+        )
+    if text.model_type in _RECURRENT:
+        raise ValueError(
+            f"{name!r} ({text.model_type}) carries a state from token to token and has no attention "
+            "that a prompt's vectors could be kept in; "
+            "use a model with attention, such as GPT-NeoX, Llama or Qwen."
+        )
+    if getattr(text, "hidden_size_per_layer_input", 0):
         raise ValueError(
             f"{name!r} ({config.model_type}) looks tokens up again in every layer, "
             "so vectors without a token id cannot stand in for them; "
@@ -198,9 +218,52 @@ def scale(self: FrozenLM) -> float:
 
 
 @patch(as_prop=True, cached=True)
+def identity(self: FrozenLM) -> Identity:
+    "What tells this model from another; taken once, so weights must not change under it."
+    return identity_of(self.model)
+
+
+@patch(as_prop=True)
 def fingerprint(self: FrozenLM) -> str:
-    "A hash of the embedding table."
-    digest = hashlib.sha256(f"{self.vocab_size}x{self.d_model}".encode())
-    for rows in self.embed_rows():
-        digest.update(rows.to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    "Hashes of the embedding table and of samples of the other weights, the same in every number format but float16."
+    return self.identity.fingerprint
+
+# %% ../nbs/lm.ipynb #n98340cb
+def _hashes_of_old(lm: FrozenLM) -> Iterator[str]:
+    "Fingerprints that version 0.1 could have given to this model, in one number format after the other."
+    module = lm.embedding
+    table = raw_weight(module)
+    for dtype in dict.fromkeys((lm.dtype, torch.float32, torch.bfloat16, torch.float16)):
+        weights = dict(weight=table.to(dtype))
+        digest = hashlib.sha256(f"{lm.vocab_size}x{lm.d_model}".encode())
+        for ids in torch.arange(lm.vocab_size, device=table.device).split(16384):
+            rows = torch.func.functional_call(module, weights, (ids,))
+            digest.update(rows.to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes())
+        yield digest.hexdigest()[:16]
+
+
+@patch
+def difference(
+    self: FrozenLM,
+    base: dict,  # of a prompt: what it remembers of its model
+) -> str:
+    "In what this model differs from the remembered one, in words; empty where it does not, or nothing is known."
+    kept = base.get("fingerprint")
+    if kept == self.fingerprint:
+        return ""
+    here = dict(model_type=self.config.model_type, vocab_size=self.vocab_size)
+    unequal = [f"{key} {base[key]} against {value}" for key, value in here.items() if base.get(key, value) != value]
+    if kept is None:
+        return ", ".join(unequal)
+    if "-" not in kept:
+        if unequal or kept not in _hashes_of_old(self):
+            unequal.append(f"hash of the embedding table {kept} against {self.identity.table}")
+    elif "identity" in base:
+        table, weights = kept.split("-")
+        facts = base["identity"]
+        there = Identity(table, weights, facts["format"], facts["dtype"], tuple(facts["sums"]))
+        difference = self.identity.difference(there)
+        unequal += [difference] if difference else []
+    else:
+        unequal.append(f"fingerprint {kept} against {self.fingerprint}")
+    return ", ".join(unequal)

@@ -6,9 +6,13 @@
 __all__ = ['LAB', 'lab_models', 'load_lm', 'cached_lm']
 
 # %% ../nbs/load.ipynb #c003
+import json
+import os
+import threading
+import warnings
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import softprompt_nb
 from .gguf_weights import converted, find_gguf
@@ -18,6 +22,8 @@ from .lm import FrozenLM, refuse_unsupported
 from .public import PUBLIC, hub_reachable, index_folder, public_model
 
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
@@ -30,18 +36,42 @@ def lab_models() -> list[str]:  # names that `load_lm` takes without a network
     return sorted(file.parent.name for file in LAB.glob("*/config.json"))
 
 # %% ../nbs/load.ipynb #c016
+def _check_weights(file: Path) -> None:
+    "ValueError for a safetensors file that is not whole."
+    try:
+        with safe_open(file, "pt"):
+            return
+    except SafetensorError as e:
+        with open(file, "rb") as opened:
+            is_pointer = opened.read(30).startswith(b"version https://git-lfs")
+        reason = "is a pointer of Git LFS instead of weights" if is_pointer else f"is cut short or damaged ({e})"
+        raise ValueError(f"{str(file)!r} {reason}: fetch or copy it again.") from e
+
+
 def _check_folder(folder: Path) -> Path:
-    "A folder that holds a model in safetensors, or ValueError."
+    "A folder that holds a model in whole safetensors files, or ValueError."
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"The folder {str(folder)!r} holds an adapter (adapter_config.json): load its base model, and open a soft "
+            "prompt with SoftPrompt.load; merge another adapter into its base first (merge_and_unload of PEFT)."
+        )
     if not (folder / "config.json").is_file():
         raise ValueError(f"The folder {str(folder)!r} holds no config.json, so it is no Hugging Face model folder.")
-    if not list(folder.glob("*.safetensors")):
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
         raise ValueError(
             f"The folder {str(folder)!r} holds no .safetensors file; "
             "weights in pickle form (.bin, .pt) are not read: convert them with save_pretrained."
         )
+    for index in folder.glob("*.safetensors.index.json"):
+        parts = set(json.loads(index.read_text())["weight_map"].values())
+        if absent := sorted(parts - {file.name for file in files}):
+            raise ValueError(f"The folder {str(folder)!r} lacks {', '.join(absent)}, of which {index.name} speaks.")
+    for file in files:
+        _check_weights(file)
     return folder
 
-
+# %% ../nbs/load.ipynb #nce9e330
 def _from_recipe(name: str) -> Path:
     "The folder of a lab model that is not shipped, trained now if it has not been."
     if name not in RECIPES:
@@ -50,7 +80,12 @@ def _from_recipe(name: str) -> Path:
     return lab_model(name)
 
 
-def _resolve(name: str, origin: str | None = None, revision: str | None = None) -> Path | str:
+def _resolve(
+    name: str,  # as `load_lm` takes it
+    origin: str | None = None,  # of a public model, as `load_lm` takes it for `source`
+    revision: str | None = None,  # on the hub
+    subfolder: str = "",  # of a folder
+) -> Path | str:
     "The folder of a lab model, a public one or a GGUF file's, a folder, or the hub name itself."
     if name in lab_models():
         return LAB / name
@@ -67,28 +102,209 @@ def _resolve(name: str, origin: str | None = None, revision: str | None = None) 
         return converted(file)
     if name.startswith("lab-") and not Path(name).exists():
         return _from_recipe(name)
-    if Path(name).is_dir():
-        return _check_folder(Path(name))
-    if Path(name).is_absolute() or name.startswith((".", "~")):
+    path = Path(name).expanduser()
+    if path.is_file():
+        raise ValueError(f"{name!r} is a file: give the folder that it lies in, with its config and tokenizer.")
+    if path.is_dir():
+        return _check_folder(path / subfolder)
+    if path.is_absolute() or name.startswith("."):
         raise ValueError(
             f"There is no folder {name!r}: "
             "give the path of a folder that save_pretrained wrote, in full or from where Python was started."
         )
     return name
 
+# %% ../nbs/load.ipynb #n2e8a847
+_FORMATS = dict(
+    float32=("fp32", "float", "single"),
+    float64=("fp64", "double"),
+    bfloat16=("bf16", "brain"),
+    float16=("fp16", "half"),
+)
+_REFUSED = {
+    "torch_dtype": "give dtype=",
+    "trust_remote_code": "no code that comes with a checkpoint is ever run, so leave it out",
+    "use_safetensors": "weights are read from safetensors only, so leave it out",
+    "output_loading_info": "leave it out",
+}
+
+
+def _device_of(device: str | torch.device | int | None) -> torch.device:
+    "A device that is there, or ValueError."
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as e:
+        raise ValueError(
+            f"device={device!r}: give 'cpu', 'cuda' for a GPU ('cuda:1' for the second one), "
+            "or leave it out, which takes the GPU if there is one."
+        ) from e
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f"device={str(device)!r}: torch sees {count or 'no'} GPU here; leave it out, or give 'cpu'.")
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device='mps': there is no Apple GPU here; leave it out, or give 'cpu'.")
+    if found.type == "meta":
+        raise ValueError("device='meta' holds no numbers; leave it out, or give 'cpu'.")
+    return found
+
+
+def _number_format(
+    dtype: str | torch.dtype | None,  # as `load_lm` takes it
+    device: torch.device,  # where the model goes
+) -> torch.dtype | str:
+    "A number format that weights can have, or ValueError."
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    name = str(dtype).removeprefix("torch.")
+    if name == "auto":
+        return name
+    if name not in _FORMATS:
+        meant = next((known for known, others in _FORMATS.items() if name.lower() in others), None)
+        hint = f"; did you mean {meant!r}?" if meant else "."
+        raise ValueError(f"dtype={dtype!r}: give one of {', '.join(map(repr, _FORMATS))} or 'auto'{hint}")
+    return getattr(torch, name)
+
+
+def _check_options(options: dict, device: Any) -> None:
+    "ValueError for options that would be overruled."
+    for name, advice in _REFUSED.items():
+        if name in options:
+            raise ValueError(f"load_lm takes no {name}: {advice}.")
+    if device is not None and "device_map" in options:
+        raise ValueError("device and device_map both say where the model goes: give one of them.")
+
 # %% ../nbs/load.ipynb #c017
-def _from_pretrained(source, name: str, revision: str | None, dtype, options: dict) -> tuple:
-    "Model and tokenizer of a folder or hub name."
-    refuse_unsupported(AutoConfig.from_pretrained(source, revision=revision), name)
-    safe = dict(revision=revision, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **safe, **options)
-    return model, AutoTokenizer.from_pretrained(source, **safe)
+def _unknown(name: str, reason: str) -> ValueError:
+    "The error for a name that leads nowhere."
+    return ValueError(
+        f"No model {name!r}: it is not one of the lab's ({', '.join(lab_models())}), not a folder here, and {reason}."
+    )
 
 
-def _revision_of(name: str, folder: Path | str, revision: str | None) -> str | None:
+def _cached_config(name: str, where: dict) -> Path | None:
+    "The configuration in the cache; it lies in a folder that is named by its commit."
+    file = "/".join(filter(None, (where.get("subfolder"), "config.json")))
+    try:
+        found = try_to_load_from_cache(name, file, where.get("cache_dir"), where.get("revision"))
+    except ValueError as e:
+        raise _unknown(name, "no name on the Hugging Face hub looks like that (owner/model)") from e
+    return Path(found) if isinstance(found, str) else None
+
+
+def _commit_of(config: Path | None) -> str | None:
+    "The commit that a file in the cache belongs to."
+    parts = config.parts if config else ()
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
+
+
+def _on_hub(
+    name: str,  # on the hub
+    where: dict,  # cache_dir, subfolder, revision, token, ... for whatever is read
+) -> dict:
+    "`where`, local where the hub is silent; ValueError for what is neither in the cache nor within reach."
+    found = _cached_config(name, where)
+    silence = "" if where.get("local_files_only") else hub_reachable().removeprefix("was reached")
+    if found is None and (silence or where.get("local_files_only")):
+        reason = (
+            f"the Hugging Face hub {silence}" if silence else "the hub was not asked, as local_files_only=True says"
+        )
+        cache = where.get("cache_dir") or constants.HF_HUB_CACHE
+        raise _unknown(name, f"not in the cache {str(cache)!r}; {reason}")
+    return where | dict(local_files_only=True) if silence else where
+
+# %% ../nbs/load.ipynb #n8b99635
+_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
+_ONE_AT_A_TIME = threading.RLock()  # transformers sets the default number format, and more, while it loads
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: globals().update(_ONE_AT_A_TIME=threading.RLock()))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:160]}"
+
+
+def _check_config(source: Path | str, name: str, where: dict) -> None:
+    "ValueError for a configuration that cannot be read, or is that of a model that takes no prompt."
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
+    except (OSError, KeyError) as e:
+        if isinstance(source, Path):
+            raise ValueError(f"The config.json of {name!r} cannot be read ({_first_line(e)}).") from e
+        raise _unknown(name, f"the Hugging Face hub has no such model for you ({_first_line(e)})") from e
+    except ValueError as e:
+        if "trust_remote_code" not in str(e):
+            raise
+        raise ValueError(f"{name!r} comes with code of its own, which is never run: use a model without.") from e
+    refuse_unsupported(config, name)
+
+
+def _tokenizer_of(source: Path | str, name: str, where: dict) -> Any:
+    "A model's tokenizer, or ValueError."
+    advice = "save one there with tokenizer.save_pretrained(folder), as it was when the model was trained"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
+    except Exception as e:  # of any kind: each class of tokenizers has its own for a file that is missing
+        raise ValueError(f"{name!r} has no tokenizer that can be read: {advice} ({_first_line(e)}).") from e
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up where there is none
+        raise ValueError(f"{name!r} has no tokenizer, or one without words: {advice}.")
+    return tokenizer
+
+# %% ../nbs/load.ipynb #nf2b6869
+def _weights_of(source: Path | str, name: str, where: dict, dtype: torch.dtype | str, options: dict) -> Any:
+    "The model, with every weight from a file, or ValueError."
+    safe = dict(trust_remote_code=False, use_safetensors=True, output_loading_info=True)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **safe, **where, **options)
+    except SafetensorError as e:
+        raise ValueError(f"The weights of {name!r} are cut short or damaged ({e}): fetch them again.") from e
+    except ImportError as e:
+        raise ValueError(f"{name!r} cannot be loaded like this here ({_first_line(e)}).") from e
+    except OSError as e:
+        raise ValueError(
+            f"{name!r} has no weights in safetensors that can be read ({_first_line(e)}); "
+            "weights in pickle form (.bin, .pt) are not read: convert them with save_pretrained."
+        ) from e
+    missing, surplus = (sorted(info.get(key) or ()) for key in ("missing_keys", "unexpected_keys"))
+    if missing:
+        raise ValueError(
+            f"The files of {name!r} lack {len(missing)} of the model's weights ({', '.join(missing[:3])}), "
+            "which would be random numbers: it is no causal language model, or not whole."
+        )
+    if surplus:
+        warnings.warn(
+            f"{len(surplus)} weights in the files of {name} have no place in the model ({', '.join(surplus[:3])}): "
+            "does its config.json belong to them?",
+            stacklevel=4,
+        )
+    return model
+
+
+def _from_pretrained(
+    source: Path | str,  # a folder, or a name on the hub
+    name: str,  # how to call the model in messages
+    revision: str | None,  # of the hub
+    dtype: torch.dtype | str,  # number format
+    options: dict,  # more arguments
+) -> tuple:
+    "Model and tokenizer of a folder or hub name, and the hub's commit."
+    where = {key: options[key] for key in _WHERE if options.get(key) is not None}
+    rest = {key: value for key, value in options.items() if key not in _WHERE}
+    where = {} if isinstance(source, Path) else _on_hub(source, where | dict(revision=revision))
+    _check_config(source, name, where)
+    commit = None if isinstance(source, Path) else _commit_of(_cached_config(source, where)) or revision
+    if commit is not None:
+        where["revision"] = commit  # a branch may move while its files are read
+    tokenizer = _tokenizer_of(source, name, where)
+    return _weights_of(source, name, where, dtype, rest), tokenizer, commit
+
+# %% ../nbs/load.ipynb #n6009f06
+def _revision_of(name: str, folder: Path | str, commit: str | None) -> str | None:
     "What tells one set of a name's weights from another."
     if name not in PUBLIC or not isinstance(folder, Path):
-        return revision
+        return commit
     return PUBLIC[name].revision if folder == index_folder(name) else folder.name  # the hub's folders are commits
 
 
@@ -100,37 +316,72 @@ def load_lm(
     source: str | None = None,  # of a public model: "hub", "index", or None for what is here, the hub, the index
     checkpointing: bool = False,  # recompute layers in the backward pass, for less memory and more time?
     compile: bool | str = False,  # run the layers of training through torch.compile? True or a backend's name
-    **options,  # more arguments of `from_pretrained`, such as device_map
+    **options,  # more arguments of `from_pretrained`: cache_dir, subfolder, token, device_map, ...
 ) -> FrozenLM:
-    "A `FrozenLM`; raises ValueError for a name that is no model's, and for architectures that take no soft prompt."
-    folder = _resolve(str(name), source, revision)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else "auto")
-    bars = hf_logging.is_progress_bar_enabled()
-    try:
-        if isinstance(folder, Path):
-            hf_logging.disable_progress_bar()
-        model, tokenizer = _from_pretrained(folder, str(name), revision, dtype, options)
-    except (OSError, KeyError) as e:
-        raise ValueError(
-            f"No model {str(name)!r}: it is not one of the lab's ({', '.join(lab_models())}), "
-            f"not a folder here, and the Hugging Face hub {hub_reachable()}. "
-            f"({type(e).__name__}: {str(e).splitlines()[0][:120]})"
-        ) from e
-    finally:
-        if bars:
-            hf_logging.enable_progress_bar()
-    if "device_map" not in options:
-        model = model.to(device)
-    commit = _revision_of(str(name), folder, revision) or getattr(model.config, "_commit_hash", None)
-    return FrozenLM(model, tokenizer, str(name), commit, checkpointing, compile)
+    """A `FrozenLM`; several threads and processes may ask at once.
+
+    Raises ValueError for a name that is no model's, for architectures that take no soft prompt, for files that are
+    not whole, and for settings that there are not."""
+    _check_options(options, device)
+    where = _device_of(device)
+    number_format = _number_format(dtype, where)
+    folder = _resolve(str(name), source, revision, options.get("subfolder") or "")
+    if revision is not None and isinstance(folder, Path) and name not in PUBLIC:
+        raise ValueError(f"revision={revision!r} is for names on the hub, and {str(name)!r} is a folder: leave it out.")
+    with _ONE_AT_A_TIME:
+        bars = hf_logging.is_progress_bar_enabled()
+        try:
+            if isinstance(folder, Path):
+                hf_logging.disable_progress_bar()
+            model, tokenizer, commit = _from_pretrained(folder, str(name), revision, number_format, options)
+        finally:
+            if bars:
+                hf_logging.enable_progress_bar()
+    if "device_map" not in options and not getattr(model, "is_quantized", False):
+        model = model.to(where)
+    return FrozenLM(model, tokenizer, str(name), _revision_of(str(name), folder, commit), checkpointing, compile)
 
 # %% ../nbs/load.ipynb #nc05363a
-@lru_cache(maxsize=4)
+_KEPT: dict[tuple, FrozenLM] = {}  # the last asked for at the end
+_KEPT_BYTES = 4 << 30
+
+
+def _size(lm: FrozenLM) -> int:
+    "Bytes of a model's weights."
+    return sum(weight.numel() * weight.element_size() for weight in lm.model.parameters())
+
+
+def _drop(
+    keep: int,  # models at most
+) -> None:
+    "Forget models, those first that nobody asked for since long."
+    while _KEPT and (len(_KEPT) > keep or len(_KEPT) > 1 and sum(map(_size, _KEPT.values())) > _KEPT_BYTES):
+        del _KEPT[next(iter(_KEPT))]
+
+
+def _key(name: str | Path, device: str | None, dtype: str | None) -> tuple:
+    "What tells a loaded model from another: where it is, how it is kept, and when its files were written."
+    folder = Path(name).expanduser()
+    files = ()
+    if folder.is_dir() and str(name) not in lab_models():
+        name = folder.resolve()
+        files = tuple((file.name, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.safetensors")))
+    return str(name), str(device), str(dtype).removeprefix("torch."), files
+
+
 def cached_lm(
     name: str | Path = "lab-instruct-s",  # as `load_lm` takes it
     device: str | None = None,  # as `load_lm` takes it
     dtype: str | None = None,  # as `load_lm` takes it
+    keep: int = 4,  # models that stay loaded, this one among them; fewer where they are large
 ) -> FrozenLM:
-    "The model that `load_lm` gives, loaded once; it is shared, so leave it as it is."
-    return load_lm(name, device=device, dtype=dtype)
+    "The model that `load_lm` gives, loaded once; it is shared, so leave it as it is. Raises ValueError as that does."
+    if keep < 1:
+        raise ValueError(f"keep={keep}: the model that is asked for stays itself, so give at least 1.")
+    with _ONE_AT_A_TIME:
+        key = _key(name, device, dtype)
+        lm = _KEPT.pop(key, None)
+        _drop(keep - 1)
+        _KEPT[key] = load_lm(name, device=device, dtype=dtype) if lm is None else lm
+        _drop(keep)
+        return _KEPT[key]

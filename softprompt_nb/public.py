@@ -17,13 +17,15 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from .files import cache_folder
 from .gguf_weights import dequantize, once
 
 import torch
 from filelock import FileLock
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
@@ -309,14 +311,17 @@ def _offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("0", "", "false")
 
 
-def hub_reachable(
-    host: str = "huggingface.co",  # its address
-) -> str:
-    "Can the hub's address be reached at all? In words, for messages."
+def hub_reachable() -> str:
+    "Can the hub's address, or the proxy in front of it, be reached at all? In words, for messages."
     if _offline():
         return "was not asked, as HF_HUB_OFFLINE is set"
+    address = urlsplit(constants.ENDPOINT)
+    proxy = getproxies().get(address.scheme)
+    if proxy and not proxy_bypass(address.hostname):
+        address = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
+    port = address.port or (443 if address.scheme == "https" else 80)
     try:
-        socket.create_connection((host, 443), timeout=3).close()
+        socket.create_connection((address.hostname, port), timeout=3).close()
     except OSError:
         return "could not be reached"
     return "was reached"

@@ -6,6 +6,7 @@ from softprompt_nb.load import LAB, lab_models, load_lm
 import pytest
 import torch
 from families import FAMILIES, MORE, tiny
+from safetensors.torch import save_file
 from transformers import GemmaConfig, T5Config
 
 
@@ -75,7 +76,7 @@ def test_a_folder_is_loaded(tmp_path):
 
 def test_a_folder_is_named_as_it_was_given(tmp_path):
     T5Config(num_layers=1).save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").touch()
+    save_file({}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError) as raised:
         load_lm(tmp_path)
     assert str(raised.value).startswith(f"{str(tmp_path)!r} is an encoder-decoder")

@@ -17,7 +17,7 @@ from .forward import target_losses
 from .packing import sum_dtype
 from ..lm import FrozenLM
 from ..measure import Measured, mean, proportion
-from ..prompts import SoftPrompt
+from ..prompts import SoftPrompt, vectors_on
 
 import torch
 
@@ -28,13 +28,7 @@ def _vectors_and_place(lm, prompt):
         return None, "start"
     if isinstance(prompt, torch.Tensor):
         prompt = SoftPrompt(prompt)
-    if prompt.width != lm.d_model:
-        raise ValueError(
-            f"The prompt is {prompt.width} wide and {lm.name} is {lm.d_model} wide: "
-            "use a prompt that was made for this model."
-        )
-    vectors = prompt.vectors.to(lm.device)
-    return prompt.given(vectors, [None])[0], prompt.at
+    return vectors_on(lm, prompt), prompt.at
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..lm import FrozenLM
 from ..load import LAB, lab_models
-from ..prompts import SoftPrompt
+from ..prompts import SoftPrompt, vectors_on
 
 import torch
 
@@ -152,11 +152,11 @@ def harness_model() -> type:
             super().__init__(pretrained=_folder(pretrained), tokenizer=tokenizer, **options)
             if self.backend != "causal":
                 raise ValueError(f"{pretrained!r} is no causal language model, so no soft prompt fits it.")
+            lm = FrozenLM(self.model, self.tokenizer, str(pretrained))
             if isinstance(softprompt, str):
-                lm = FrozenLM(self.model, self.tokenizer, str(pretrained))
                 softprompt = SoftPrompt.load(softprompt, lm)
             self.at = "start" if softprompt is None else softprompt.at
-            self.softprompt = None if softprompt is None else softprompt.vectors.to(self.device)
+            self.softprompt = None if softprompt is None else vectors_on(lm, softprompt).to(self.device)
             place_among(self.at)
 
         def place(self, ids: torch.Tensor) -> int:

@@ -18,7 +18,7 @@ from ..engine.inference import exact_match, loss_on, score_options, target_logpr
 from ..lm import FrozenLM
 from ..measure import Measured, mean, over_runs, plural, proportion
 from ..plots import axes, color_of
-from ..prompts import SoftPrompt
+from ..prompts import SoftPrompt, vectors_on
 from ..training.tuning import tune
 
 import numpy as np
@@ -163,7 +163,7 @@ def faithfulness(
     ids = _token_ids(lm, text)
     controls = _controls(lm, ids, draws, seed)
     groups = dict(
-        prompt=[prompt.vectors.to(lm.device)],
+        prompt=[vectors_on(lm, prompt)],
         text=[lm.embed_ids(ids)],
         shuffled=[lm.embed_ids(other) for other in controls["shuffled"]],
         random=[lm.embed_ids(other) for other in controls["random"]],

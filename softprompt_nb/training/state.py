@@ -128,7 +128,10 @@ def load_state(
 ) -> None:
     "Take a tuning to where its state was saved; raises ValueError for the state of another."
     tensors, note = read_tensors(path)
-    difference = _difference(_belongs(tuning), note.get("belongs", {}))
+    there = note.get("belongs", {})
+    if "model" in there and not tuning.lm.difference(dict(fingerprint=there["model"])):
+        there["model"] = tuning.lm.fingerprint  # version 0.1 wrote it in another form
+    difference = _difference(_belongs(tuning), there)
     if difference:
         raise ValueError(
             f"{str(path)!r} is the state of another tuning; they differ in {difference}. "

@@ -18,7 +18,7 @@ from ..engine.forward import prompted_losses
 from ..engine.inference import target_logprobs
 from ..lm import FrozenLM
 from ..patching import patch
-from ..prompts import SoftPrompt
+from ..prompts import SoftPrompt, check_model
 from .callbacks import Callback
 
 import torch
@@ -198,11 +198,7 @@ def prepare(
     "A tuning before its first step; raises ValueError for a prompt or data that do not fit."
     if not isinstance(prompt, SoftPrompt):
         raise ValueError(f"prompt is a {type(prompt).__name__}: give a SoftPrompt, such as SoftPrompt.init(lm, n=10).")
-    if prompt.width != lm.d_model:
-        raise ValueError(
-            f"The prompt is {prompt.width} wide and {lm.name} is {lm.d_model} wide: "
-            "make it with SoftPrompt.init for this model."
-        )
+    check_model(lm, prompt)
     if not len(examples):
         raise ValueError("There are no examples to learn from: at least one is needed.")
     rows = rows or encode_at(lm, examples, prompt.at, settings.end)

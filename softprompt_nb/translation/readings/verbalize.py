@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...lm import FrozenLM
-from ...prompts import SoftPrompt
+from ...prompts import SoftPrompt, check_model, vectors_on
 
 import pandas as pd
 import torch
@@ -60,6 +60,8 @@ def nearest_tokens(
 
     With a start, each vector's nearest token before the tuning too: one that is still the same says where the vector
     came from, not what it learned. Raises ValueError for a start of another shape."""
+    check_model(lm, prompt)
+    prompt = prompt.prompts([None])[0]  # of one that is made of fewer numbers, the vectors
     cosines, tokens = nearest_ids(lm, prompt.vectors, k)
     unit = lm.norms.median()
     table = []
@@ -126,7 +128,7 @@ def prompt_states(
     prompts: Sequence[SoftPrompt],  # one or more prompts, of any lengths
 ) -> list[torch.Tensor]:  # (levels, n, d) each: level 0 the vectors, level i what layer i gives, before the final norm
     "Hidden states of prompts that stand alone, all prompts in one pass."
-    vectors = [prompt.vectors.to(lm.device, lm.dtype) for prompt in prompts]
+    vectors = [vectors_on(lm, prompt).to(lm.dtype) for prompt in prompts]
     padded = torch.nn.utils.rnn.pad_sequence(vectors, batch_first=True)  # causal attention sees nothing behind
     positions = torch.arange(padded.shape[1], device=padded.device)[None]
     kept = [padded]

@@ -15,7 +15,7 @@ from ...data import Encoded, encode_context, pad_rows
 from ...engine.forward import target_logits
 from ...engine.inference import generate
 from ...lm import FrozenLM
-from ...prompts import SoftPrompt
+from ...prompts import SoftPrompt, vectors_on
 
 import pandas as pd
 import torch
@@ -98,7 +98,7 @@ def _behind_prompt(lm: FrozenLM, prompt: SoftPrompt, inputs: Sequence, replies: 
     for text, reply in zip(inputs, replies, strict=True):
         context = encode_context(lm, text, prompt.at)
         rows.append(_with_reply(lm, context, reply))
-    vectors = prompt.vectors.to(lm.device)
+    vectors = vectors_on(lm, prompt)
     parts = []
     for i in range(0, len(rows), size):
         part = _label_logprobs(lm, [vectors], rows[i : i + size])

@@ -179,10 +179,14 @@ def load(
     "What `save` wrote; raises ValueError for another file, or for a model that the prompts were not made for."
     tensors, note = read_tensors(path)
     base = note.get("base", {})
-    if lm is not None and base.get("fingerprint", lm.fingerprint) != lm.fingerprint:
+    difference = lm.difference(base) if lm is not None else ""
+    if difference:
         raise ValueError(
-            f"The prompts in {str(path)!r} were made for {base.get('name')}, not for {lm.name}: give that model."
+            f"The prompts in {str(path)!r} were made for {base.get('name')}, not for {lm.name} ({difference}): "
+            "give that model."
         )
+    if lm is not None and "fingerprint" in base:
+        base = base | dict(fingerprint=lm.fingerprint, identity=lm.identity.note)
     device = lm.device if lm else "cpu"
     pairs = []
     for i, row in enumerate(note["rows"]):

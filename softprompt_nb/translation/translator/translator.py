@@ -391,6 +391,7 @@ def fit(
     translator.history = _train(translator, items, _items(valid, config.wordings), progress)
     record = dict(
         fingerprint=lm.fingerprint,
+        identity=lm.identity.note,
         pairs=len(pairs),
         tasks=len(set(pairs.names)),
         valid=len(valid),
@@ -551,7 +552,7 @@ def save(
         width=self.width,
         spread=self.spread,
         record=self.record,
-        base=dict(name=self.lm.name, fingerprint=self.record.get("fingerprint")),
+        base=dict(name=self.lm.name, fingerprint=self.record.get("fingerprint"), identity=self.record.get("identity")),
         calibration=None if self.calibration is None else asdict(self.calibration),
         history=None if self.history is None else self.history.to_dict("list"),
     )
@@ -575,9 +576,10 @@ def load(
     if not (folder / "translator.json").is_file():
         raise ValueError(f"{str(folder)!r} holds no translator.json: give a folder that Translator.save wrote.")
     note = json.loads((folder / "translator.json").read_text())
-    if note["record"].get("fingerprint") != lm.fingerprint:
+    difference = lm.difference(note["base"])
+    if difference:
         raise ValueError(
-            f"This translator was made from {note['base']['name']}, and {lm.name} has other embeddings: "
+            f"This translator was made from {note['base']['name']}, and {lm.name} is another model ({difference}): "
             "give the model that it was made from."
         )
     translator = _new(lm, TranslatorConfig(**note["config"]), note["width"], note["spread"])
