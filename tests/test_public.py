@@ -1,4 +1,4 @@
-"""Public models and GGUF files: what is fetched is checked, what is written is whole, what is read has the right numbers.
+"""Public models and GGUF files: what is fetched is checked, what is written is whole, what is read is right.
 
 No test here needs a network; those of the real models are in test_real_models.py."""
 
