@@ -116,7 +116,7 @@ def plain_score(lm, prompt, context, option):
 def test_option_scores_are_plain_sums(by, soft):
     lm = tiny("gpt_neox", dtype=torch.float64)
     p = SoftPrompt.init(lm, 3, "gaussian") if soft else None
-    t = option_table(lm, p, BENCH, by, prior=True, batch_size=2)
+    t = option_table(lm, p, BENCH, by, prior=True, batch_size=2, end=False)
     for row, i in zip(t.to_dict("records"), ITEMS):
         context = (
             BENCH.ask(i) if by == "reply" else BENCH.ask(i, listed=False) + (" x" if i.stem else "")
@@ -352,3 +352,28 @@ def test_free_answers_have_a_guess_too():
     assert asked(["a"] * 10, "exact", ["a", "a"]).guess == 1.0
     kept = FormatReport("m", "b", "bare", free.records, float("nan"))  # as a table of numbers gives it back
     assert kept.chance is None and kept.guess == 0.0
+
+
+@torch.no_grad()
+def test_an_option_that_begins_another_can_lose_to_it():
+    "Their ends count where one begins the other, in replies as a prompt was tuned, and the table says where."
+    lm = tiny("gpt_neox", dtype=torch.float64)
+    items = [Item("ab", "d e", ("d", "d e"), stem="x"), Item("c", "d", ("d", "e"))]
+    bench = Benchmark("b", FORMATS["exact"], items, template="{question}\n=")
+    table = option_table(lm, None, bench)
+    assert table.end.tolist() == [True, False]
+    contexts = ["ab\n= x", "c\n="]
+    for row, context in zip(table.to_dict("records"), contexts):
+        for option, score, count in zip(row["options"], row["scores"], row["tokens"]):
+            ids = lm.tokenizer(context)["input_ids"]
+            more = lm.tokenizer(context + " " + option)["input_ids"][len(ids) :]
+            more += [lm.tokenizer.eos_token_id] * row["end"]
+            logits = lm.model(torch.tensor([ids + more])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
+            total = logits[range(len(more)), more].sum().item()
+            assert abs(score - total) < ROUNDING and count == len(more)
+    assert option_table(lm, None, bench, end=False).end.tolist() == [False, False]
+    soft = SoftPrompt.init(lm, 2, seed=0)
+    tuned = SoftPrompt(soft.vectors, info=dict(settings=dict(end=True)))
+    assert option_table(lm, tuned, bench, "reply").end.tolist() == [True, True]
+    assert option_table(lm, tuned, bench, "content").end.tolist() == [True, False]
+    assert format_and_knowledge(lm, soft, bench, end=True, max_new_tokens=2).records.end.tolist() == [True, True]

@@ -148,7 +148,12 @@ def run(
     reports = {}
     for step, prompt in prompts.items():
         reports[step] = format_and_knowledge(
-            lm, prompt, benchmark, normalize=self.normalize, batch_size=self.eval_batch
+            lm,
+            prompt,
+            benchmark,
+            normalize=self.normalize,
+            batch_size=self.eval_batch,
+            end=False,  # as the stored results were made
         )
     last = reports[max(reports)]
     bits = np.stack([bits_of(report) for report in reports.values()])

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from ...data import Example
-from ...engine.inference import generate, target_logprobs
+from ...engine.inference import end_of_options, generate, option_logprobs
 from .benchmarks import Benchmark
 from .formats import Item
 from ...lm import FrozenLM
@@ -195,15 +194,28 @@ def _option_texts(benchmark, way, by):
         yield context, [" " + option for option in item.options]
 
 
-def _scored(lm, prompt, pairs, batch_size):
+def _endings(lm, way, pairs, by, end):
+    """What ends each item's options, see `end_of_options`.
+
+    How a prompt was tuned counts for replies as it was tuned to give them, not for bare contents."""
+    prompt = way.prompt if by == "reply" else None
+    return [end_of_options(lm, prompt, options, end) for _, options in pairs]
+
+
+def _scored(lm, prompt, pairs, batch_size, endings):
     "Log-probability and number of tokens of every option of every text, as lists."
-    rows = [Example(context, option) for context, options in pairs for option in options]
-    scores, tokens = target_logprobs(lm, prompt, rows, batch_size, end=False)
-    sizes = [len(options) for _, options in pairs]
-    by_item = [part.tolist() for part in scores.split(sizes)]
-    return by_item, [part.tolist() for part in tokens.split(sizes)]
+    scores = [None] * len(pairs)
+    tokens = [None] * len(pairs)
+    for ending in dict.fromkeys(endings):
+        chosen = [i for i, each in enumerate(endings) if each is ending or each == ending]
+        contexts, options = zip(*(pairs[i] for i in chosen))
+        total, count = option_logprobs(lm, prompt, contexts, options, batch_size, ending)
+        for i, row, counted, answers in zip(chosen, total.tolist(), count.tolist(), options):
+            scores[i] = row[: len(answers)]
+            tokens[i] = counted[: len(answers)]
+    return scores, tokens
 
-
+# %% ../../../nbs/evaluation/formats/knowledge.ipynb #naffc2ea
 def option_table(
     lm: FrozenLM,  # the model
     prompt: SoftPrompt | torch.Tensor | str | Shots | Way | None,  # see `way_of`
@@ -211,7 +223,9 @@ def option_table(
     by: str = "content",  # "content", or "reply" for options as the format writes them
     prior: bool = False,  # score them without the question too?
     batch_size: int = 64,  # rows a pass
-) -> pd.DataFrame:  # a row for each item: options, scores (nats), tokens, characters, prior
+    end: bool | str | None = None,  # is what ends an answer part of an option? None: where one begins another, and in
+    # replies (by="reply") as the prompt was tuned
+) -> pd.DataFrame:  # a row for each item: options, scores (nats), tokens, characters, end, prior
     "Log-probabilities of each item's options; raises ValueError where an item has none."
     for item in benchmark.items:
         if not item.options:
@@ -220,17 +234,19 @@ def option_table(
             )
     way = way_of(prompt)
     pairs = list(_option_texts(benchmark, way, by))
-    scores, tokens = _scored(lm, way.prompt, pairs, batch_size)
+    endings = _endings(lm, way, pairs, by, end)
+    scores, tokens = _scored(lm, way.prompt, pairs, batch_size, endings)
     columns = dict(
         options=[list(item.options) for item in benchmark.items],
         scores=scores,
         tokens=tokens,
         characters=[[len(option.strip()) for option in options] for _, options in pairs],
+        end=endings,
     )
     if prior:
         contexts = [item.prior or benchmark.cue for item in benchmark.items]
         without = [(context, options) for context, (_, options) in zip(contexts, pairs)]
-        columns["prior"], _ = _scored(lm, way.prompt, without, batch_size)
+        columns["prior"], _ = _scored(lm, way.prompt, without, batch_size, endings)
     return pd.DataFrame(columns)
 
 # %% ../../../nbs/evaluation/formats/knowledge.ipynb #c013
@@ -456,6 +472,7 @@ def format_and_knowledge(
     by: str = "content",  # options as contents, or as the format writes them: "reply"
     max_new_tokens: int | None = None,  # default: enough for the longest right reply and the format's own limit
     batch_size: int = 64,  # rows a pass
+    end: bool | str | None = None,  # is what ends an answer part of an option's score? see `option_table`
 ) -> FormatReport:
     """Ask every item once and score its options once.
 
@@ -472,7 +489,7 @@ def format_and_knowledge(
     records = replies_table(benchmark, _ask_all(lm, way, benchmark, max_new_tokens, batch_size))
     if known_by == "relaxed":
         return FormatReport(lm.name, benchmark.name, str(way), records.assign(known=records.relaxed))
-    options = option_table(lm, way, benchmark, by, normalize == "pmi", batch_size)
+    options = option_table(lm, way, benchmark, by, normalize == "pmi", batch_size, end)
     known = [picked == answer for picked, answer in zip(picks(options, normalize), records.content)]
     chance = np.mean([1 / len(item.options) for item in benchmark.items])
     return FormatReport(lm.name, benchmark.name, str(way), records.join(options).assign(known=known), float(chance))
