@@ -144,7 +144,7 @@ def test_scores_and_replies_are_ours(cls, prompt, task, soft, tmp_path, monkeypa
     lm, b, p, folder = prompt
     model = cls("lab-instruct-s", str(folder) if soft else None, batch_size=7, dtype="float64")
     out = evaluate(model, task, ["sp_options", "sp_replies"])
-    table = option_table(lm, p if soft else None, b)
+    table = option_table(lm, p if soft else None, b, end=False)
     for s in out["samples"]["sp_options"]:
         theirs = [float(r[0][0]) if isinstance(r[0], (list, tuple)) else float(r[0]) for r in s["resps"]]
         assert max(abs(x - y) for x, y in zip(theirs, table.scores[s["doc_id"]])) < 1e-5
@@ -216,7 +216,7 @@ def test_the_command_line(cls, prompt, task, tmp_path):
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "HF_HOME": str(tmp_path / "hf")},
     )
     found = json.loads(next((tmp_path / "out").rglob("results*.json")).read_text())
-    table = option_table(prompt[0], prompt[2], prompt[1])
+    table = option_table(prompt[0], prompt[2], prompt[1], end=False)
     assert (
         abs(
             found["results"]["sp_options"]["acc,none"]
