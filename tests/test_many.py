@@ -215,7 +215,8 @@ def test_lack_of_memory_sends_lanes_back_to_the_queue(monkeypatch):
     assert set(widths) <= {1, 2}
     assert all(same(lane, other) for lane, other in zip(found, want))
     monkeypatch.setattr(step, "prompted_losses", none)
-    with pytest.raises(torch.OutOfMemoryError):
+    monkeypatch.setattr(step, "target_losses", none)
+    with pytest.warns(UserWarning, match="8 rows do not fit"), pytest.raises(torch.OutOfMemoryError):
         tune(lm, prompts[0], EXAMPLES, progress=False)
 
 

@@ -25,7 +25,8 @@ def lm():
 
 @pytest.mark.parametrize("how", ["vocab", "text", "gaussian", "zeros"])
 def test_beginnings_are_seeded_and_of_the_right_kind(lm, how):
-    first, again, other = (SoftPrompt.init(lm, 6, how, seed=seed, text="ab").vectors for seed in (0, 0, 1))
+    text = "ab" if how == "text" else None
+    first, again, other = (SoftPrompt.init(lm, 6, how, seed=seed, text=text).vectors for seed in (0, 0, 1))
     assert first.shape == (6, lm.d_model) and first.dtype == torch.float32 and torch.equal(first, again)
     if how != "zeros":
         assert not torch.equal(first, other) and torch.pdist(first).min() > 0
@@ -33,9 +34,10 @@ def test_beginnings_are_seeded_and_of_the_right_kind(lm, how):
 
 @pytest.mark.parametrize("how", ["vocab", "text", "gaussian", "zeros"])
 def test_beginnings_on_a_model_in_float64_are_the_same_in_float64(lm, how):
-    exact = SoftPrompt.init(tiny("gpt_neox", dtype=torch.float64), 6, how, text="ab").vectors
+    text = "ab" if how == "text" else None
+    exact = SoftPrompt.init(tiny("gpt_neox", dtype=torch.float64), 6, how, text=text).vectors
     assert exact.dtype == torch.float64
-    assert torch.equal(exact.float(), SoftPrompt.init(lm, 6, how, text="ab").vectors)
+    assert torch.equal(exact.float(), SoftPrompt.init(lm, 6, how, text=text).vectors)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64])
@@ -69,9 +71,9 @@ def test_gaussian_has_the_tables_mean_and_covariance(lm):
 @pytest.mark.parametrize(
     "settings,words",
     [
-        (dict(n=0), "n >= 1"),
-        (dict(n=-2), "n >= 1"),
-        (dict(n=2.5), "n >= 1"),
+        (dict(n=0), "n=.*at least 1"),
+        (dict(n=-2), "n=.*at least 1"),
+        (dict(n=2.5), "n=.*at least 1"),
         (dict(n=128), "context of 128"),
         (dict(n=119), "distinct"),
         (dict(how="random"), "'vocab'"),

@@ -21,6 +21,7 @@ _HOME = {
     "data_fingerprint": "state",
     "free_memory": "many",
     "in_notebook": "callbacks",
+    "is_out_of_memory": "step",
     "kept_bytes": "many",
     "kept_for_backward": "many",
     "lanes_that_fit": "many",
@@ -33,6 +34,7 @@ _HOME = {
     "save_state": "state",
     "spark": "callbacks",
     "step_together": "step",
+    "summed_losses": "step",
     "tune": "tuning",
     "tune_many": "many",
 }

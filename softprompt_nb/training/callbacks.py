@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..arguments import real_number, whole_number
+
 from tqdm.std import tqdm
 
 # %% ../../nbs/training/callbacks.ipynb #c004
@@ -142,7 +144,7 @@ class Progress(Callback):
 class EarlyStop(Callback):
     """Stops when the loss has fallen below a value, or has not improved for a while.
 
-    Raises ValueError without a criterion."""
+    Raises ValueError without a criterion, for one that is no number, or for a column that there is not."""
 
     def __init__(
         self,
@@ -153,9 +155,9 @@ class EarlyStop(Callback):
     ):
         if below is None and patience is None:
             raise ValueError("EarlyStop needs below= (a loss) or patience= (a number of steps).")
-        self.below = below
-        self.patience = patience
-        self.min_delta = min_delta
+        self.below = None if below is None else real_number(below, "below")
+        self.patience = None if patience is None else whole_number(patience, "patience", 1)
+        self.min_delta = real_number(min_delta, "min_delta")
         self.column = column
 
     def before_fit(self, tuning: Watched) -> None:
@@ -172,6 +174,10 @@ class EarlyStop(Callback):
     def after_step(self, tuning: Watched) -> None:
         loss = tuning.row.get(self.column)
         if loss is None:
+            if self.column != "valid":
+                raise ValueError(
+                    f"column={self.column!r}: a step has {', '.join(tuning.row)}, and valid where it is due."
+                )
             return  # `valid` is not there at every step
         if loss < self.best - self.min_delta:
             self.best = loss

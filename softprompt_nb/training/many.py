@@ -14,13 +14,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..data import Encoded, Example
+from ..arguments import several, whole_number
+from ..data import Encoded, Example, as_examples
 from ..lm import FrozenLM
 from ..measure import plural
-from ..prompts import SoftPrompt
+from ..prompts import SoftPrompt, as_prompt
 from .callbacks import Callback, Progress, clock
 from .pool import Pool, run_pool
-from .step import Settings, Tuning, losses_of, prepare
+from .step import Settings, Tuning, is_out_of_memory, losses_of, prepare
 from .tuning import Run, result
 
 import pandas as pd
@@ -29,7 +30,10 @@ import torch
 # %% ../../nbs/training/many.ipynb #c005
 def _each(value, lanes, name):
     "One value for each lane."
-    if callable(value) or isinstance(value, str) or not hasattr(value, "__len__"):
+    if isinstance(value, dict):
+        raise ValueError(f"{name} is a dict: give one value, or a list with one for each prompt.")
+    is_one = callable(value) or isinstance(value, str) or getattr(value, "ndim", 1) == 0
+    if is_one or not hasattr(value, "__len__"):
         return [value] * lanes
     if len(value) != lanes:
         raise ValueError(
@@ -42,9 +46,18 @@ def _data(examples, lanes, name="examples"):
     "A data set for each lane."
     if examples is None:
         return [None] * lanes
-    if len(examples) == 0 or isinstance(examples[0], (Example, Encoded)):
-        return [examples] * lanes
-    return _each(list(examples), lanes, name)
+    if not isinstance(examples, (list, tuple)) or len(examples) == 0 or _is_row(examples[0]):
+        return [as_examples(examples, name) if examples else examples] * lanes
+    read = {id(part): part if part is None or part == [] else as_examples(part, name) for part in examples}
+    return _each([read[id(part)] for part in examples], lanes, name)
+
+
+def _is_row(value):
+    "Is it an example, or what `load_examples` makes one of, and no data set?"
+    if isinstance(value, (tuple, list)):
+        return len(value) == 2 and all(isinstance(part, str) for part in value)
+    is_dict = isinstance(value, dict) and any(isinstance(part, str) for part in value.values())
+    return isinstance(value, (Example, Encoded)) or is_dict
 
 # %% ../../nbs/training/many.ipynb #n2lanes
 def _settings(options, lanes):
@@ -65,8 +78,8 @@ def _settings(options, lanes):
 def _watchers(callbacks, lane):
     "A lane's own callbacks: what a function makes for it, or copies."
     if callable(callbacks):
-        return list(callbacks(lane))
-    return [copy.copy(callback) for callback in callbacks]
+        return callbacks(lane)
+    return [copy.copy(callback) for callback in several(callbacks, "callbacks", Callback, "callbacks")]
 
 
 def _lanes(lm, prompts, examples, valid, regularizer, callbacks, options):
@@ -80,15 +93,19 @@ def _lanes(lm, prompts, examples, valid, regularizer, callbacks, options):
         _each(regularizer, lanes, "regularizer"),
     )
     encoded = {}
+    checked = {}
     tunings = []
     for i, (prompt, train, held_out, settings, term) in enumerate(zip(*columns)):
-        key = id(train), str(getattr(prompt, "at", None)), settings.end
+        key = id(train), str(prompt.at), settings.end
+        held_key = id(held_out), prompt.form, prompt.n, *key[1:]
         watchers = _watchers(callbacks, i)
+        known = encoded.get(key), checked.get(held_key)
         try:
-            tuning = prepare(lm, prompt, train, held_out, settings, term, watchers, encoded.get(key))
+            tuning = prepare(lm, prompt, train, held_out, settings, term, watchers, *known)
         except ValueError as e:
             raise ValueError(f"Lane {i}: {e}") from e
         encoded[key] = tuning.data
+        checked[held_key] = tuning.valid_data
         tunings.append(tuning)
     return tunings
 
@@ -136,9 +153,10 @@ def kept_for_backward(
 def kept_bytes(
     lm: FrozenLM,  # the model
     tuning: Tuning,  # a lane
+    rows: int | None = None,  # how many of its longest examples; None for as many as pass the model at a time
 ) -> int:  # bytes
     "What a pass of a lane with its longest examples keeps for the backward pass."
-    longest = sorted(tuning.data, key=lambda row: len(row.ids))[-tuning.settings.batch_size :]
+    longest = sorted(tuning.data, key=lambda row: len(row.ids))[-(rows or tuning.at_once) :]
 
     def loss():
         return losses_of([tuning], [longest], lm)
@@ -150,7 +168,24 @@ def kept_bytes(
 def _tokens(tuning):
     "A bound on the tokens of a step."
     longest = max(len(row.ids) for row in tuning.data)
-    return tuning.settings.batch_size * longest + tuning.start.n
+    return min(tuning.at_once, len(tuning.data)) * longest + tuning.start.n
+
+# %% ../../nbs/training/many.ipynb #n6a21ad8
+def _most_bytes(lm, tuning):
+    "More than a pass of a lane can keep: all that the layers of a plain transformer make of its tokens."
+    longest = max(len(row.ids) for row in tuning.data) + tuning.start.n
+    tokens = min(tuning.at_once, len(tuning.data)) * longest
+    config = lm.config
+    width = max(lm.d_model, getattr(config, "intermediate_size", None) or 4 * lm.d_model)
+    a_token = 32 * width + 4 * config.num_attention_heads * longest
+    return tokens * config.num_hidden_layers * a_token * lm.dtype.itemsize
+
+
+def _few_rows_say(lm, tuning):
+    "What a pass of a lane keeps, from what one row and two rows keep: each further row keeps as much as the second."
+    one = kept_bytes(lm, tuning, 1)
+    further = kept_bytes(lm, tuning, 2) - one
+    return one + (min(tuning.at_once, len(tuning.data)) - 1) * further
 
 
 def lanes_that_fit(
@@ -158,10 +193,19 @@ def lanes_that_fit(
     tunings: Sequence[Tuning],  # the lanes
     share: float = 0.5,  # of the free memory
 ) -> int:
-    "How many of the lanes can be under way at once: as the largest of them needs, within a share of the free memory."
+    """How many of the lanes can be under way at once: as the largest of them needs, within a share of the free memory.
+
+    A lane that may be too large is measured by a few of its rows, so that looking does not take what there is."""
     largest = max(tunings, key=_tokens)
-    needed = max(1, kept_bytes(lm, largest))
     room = share * free_memory(lm.device)
+    try:
+        if _most_bytes(lm, largest) > room and _few_rows_say(lm, largest) > room:
+            return 1
+        needed = max(1, kept_bytes(lm, largest))
+    except Exception as e:
+        if not is_out_of_memory(e):
+            raise
+        return 1
     fitting = min(len(tunings), int(room / needed))
     return max(1, fitting)
 
@@ -218,15 +262,17 @@ def _tell(tunings):
     for i, tuning in enumerate(tunings):
         if tuning.outcome in ("diverged", "failed"):
             wrong.append(f"lane {i} {tuning.outcome} ({tuning.ended})")
+        elif tuning.error:
+            wrong.append(f"lane {i} {tuning.outcome}, but {type(tuning.error).__name__}: {tuning.error}")
     if wrong:
         named = "; ".join(wrong[:3])
         more = " ..." if len(wrong) > 3 else ""
-        warnings.warn(f"{len(wrong)} of {lanes} lanes did not come to their end: {named}{more}", stacklevel=3)
+        warnings.warn(f"{len(wrong)} of {lanes} lanes did not come to a good end: {named}{more}", stacklevel=3)
     if "interrupted" in outcomes:
         ended = outcomes.count("done") + outcomes.count("stopped")
         print(f"Interrupted; every run holds the best prompt so far. {ended} of {lanes} lanes had come to their end.")
 
-
+# %% ../../nbs/training/many.ipynb #n58646ef
 def tune_many(
     lm: FrozenLM,  # the model
     prompts: Sequence[SoftPrompt],  # where each lane starts, of any length
@@ -255,14 +301,20 @@ def tune_many(
         )
     if not prompts:
         raise ValueError("There are no prompts: give a list with at least one.")
+    prompts = [as_prompt(prompt, lm) for prompt in prompts]
+    save_every = whole_number(save_every, "save_every", 1)
+    if max_lanes is not None:
+        max_lanes = whole_number(max_lanes, "max_lanes", 1)
     options = settings | dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed)
     tunings = _lanes(lm, prompts, examples, valid, regularizer, callbacks, options)
-    if max_lanes is not None and max_lanes < 1:
-        raise ValueError(f"max_lanes={max_lanes}: give at least 1, or None for as many as memory allows.")
     if state is not None:
         for i, tuning in enumerate(tunings):
             tuning.path = Path(state) / f"lane-{i:04d}.safetensors"
     pool = Pool(tunings, max_lanes or lanes_that_fit(lm, tunings), save_every)
-    run_pool(pool, Progress() if progress else None)
+    try:
+        run_pool(pool, Progress() if progress else None)
+    except BaseException as e:
+        e.runs = Runs(result(tuning) for tuning in tunings)
+        raise
     _tell(tunings)
     return Runs(result(tuning) for tuning in tunings)

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..patching import patch
 from .callbacks import Callback
 from .state import load_state, restore_watchers, save_state
-from .step import Tuning, step_together
+from .step import Tuning, is_out_of_memory, step_together
 
 import torch
 
@@ -24,11 +24,11 @@ def _begin(tuning):
     if tuning.outcome != "waiting":
         return  # it had begun, and was sent back to wait for lack of memory
     tuning.outcome = "running"
-    if tuning.path and Path(tuning.path).is_file():
-        load_state(tuning, tuning.path)
-    if tuning.outcome != "running":
-        tuning.path = None  # it had come to its end, and its file says so already
     try:
+        if tuning.path and Path(tuning.path).is_file():
+            load_state(tuning, tuning.path)
+        if tuning.outcome != "running":
+            tuning.path = None  # it had come to its end, and its file says so already
         for callback in tuning.callbacks:
             callback.before_fit(tuning)
         restore_watchers(tuning)
@@ -52,11 +52,11 @@ def _finish(tuning):
     "Save a tuning that has come to its end, and tell the watchers."
     if tuning.path and tuning.outcome in ("done", "stopped", "diverged"):
         _save(tuning)
-    try:
-        for callback in tuning.callbacks:
+    for callback in tuning.callbacks:
+        try:
             callback.after_fit(tuning)
-    except Exception as e:
-        tuning.fail(e)
+        except Exception as e:
+            tuning.fail(e)
 
 # %% ../../nbs/training/pool.ipynb #c025
 class Pool:
@@ -101,18 +101,36 @@ def turn(self: Pool) -> None:
 
 @patch
 def _step(self: Pool):
-    "A step of all that are under way; where they do not fit in memory together, half of them wait."
+    "A step of all that are under way; where they do not fit in memory together, fewer lanes or rows at a time."
     while True:
         try:
             step_together(self.active)
             return
-        except torch.OutOfMemoryError:
-            if len(self.active) == 1:
+        except Exception as e:
+            if not is_out_of_memory(e) or not self._make_room():
                 raise
-            self.width = len(self.active) // 2
-            while len(self.active) > self.width:
-                self.waiting.appendleft(self.active.pop())
-            torch.cuda.empty_cache()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # here, where the error no longer holds what filled the memory
+
+
+@patch
+def _make_room(self: Pool) -> bool:
+    "Send half of the lanes back to wait, or let the last one pass half as many rows at a time; False if it cannot."
+    if len(self.active) > 1:
+        self.width = len(self.active) // 2
+        while len(self.active) > self.width:
+            self.waiting.appendleft(self.active.pop())
+        return True
+    (tuning,) = self.active
+    rows = min(tuning.at_once, len(tuning.data))
+    tuning.at_once = (rows + 1) // 2
+    if rows > 1:
+        warnings.warn(
+            f"{rows} rows do not fit in memory together: they pass the model {tuning.at_once} at a time, with the same "
+            f"result (micro_batch={tuning.at_once} says so from the start).",
+            stacklevel=2,
+        )
+    return rows > 1
 
 
 @patch

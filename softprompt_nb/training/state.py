@@ -41,9 +41,11 @@ def _name_of(regularizer):
 
 def _belongs(tuning):
     "What a state must agree with to be continued."
+    settings = asdict(tuning.settings)
+    del settings["micro_batch"]  # how a batch passes the model is no other tuning
     precision = "" if tuning.vectors.dtype == torch.float32 else str(tuning.vectors.dtype)
     return dict(
-        settings=asdict(tuning.settings),
+        settings=settings,
         model=tuning.lm.fingerprint,
         start=tensor_hash(tuning.start.vectors) + tuning.start.form + precision,
         at=str(tuning.start.at),
@@ -143,7 +145,7 @@ def load_state(
     tuning.batches.generator.set_state(tensors["order"])
     tuning.batches.queue = tensors["queue"].tolist()
     tuning.noise = {kind: tensors.get(f"noise.{kind}", state) for kind, state in tuning.noise.items()}
-    tuning.step = note["step"]
+    tuning.step = tuning.settled = note["step"]
     tuning.rows = note["rows"]
     tuning.row = tuning.rows[-1] if tuning.rows else {}
     tuning.seconds = note["seconds"]

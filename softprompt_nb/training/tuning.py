@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..arguments import whole_number
 from ..data import Encoded, Example
 from ..lm import FrozenLM
 from ..prompts import SoftPrompt
@@ -142,10 +143,18 @@ def result(
     )
 
 # %% ../../nbs/training/tuning.ipynb #c027
+def _with_run(error, tuning):
+    "The error, with the run so far as its `run`."
+    error.run = result(tuning)
+    if tuning.step:
+        error.add_note(f"The run so far ({tuning.step} of {tuning.steps} steps) is in this exception's .run.")
+    return error
+
+
 def tune(
     lm: FrozenLM,  # the model
-    prompt: SoftPrompt,  # where to start, as `SoftPrompt.init` gives it; it is not changed
-    examples: Sequence[Example | Encoded],  # what to learn
+    prompt: SoftPrompt,  # where to start, which is not changed; or what `as_prompt` takes for one
+    examples: Sequence[Example | Encoded],  # what to learn; or what `load_examples` takes
     steps: int = 80,  # optimiser steps
     batch_size: int = 8,  # examples a step
     lr: float | None = None,  # AdamW's peak rate; None for RELATIVE_LR times the embedding table's scale
@@ -160,19 +169,25 @@ def tune(
 ) -> Run:
     """Train a prompt; an interrupt gives the best so far.
 
-    Raises ValueError for data that does not fit or another tuning's state, TuningDiverged (with the run so far) for
-    a loss that is no number."""
+    Raises ValueError for data that does not fit or another tuning's state, TuningDiverged for a loss that is no number.
+    That one, and any error of a callback, a regulariser or the model, has the run so far as its `run`."""
     chosen = Settings(steps=steps, batch_size=batch_size, lr=lr, seed=seed, **settings)
-    watchers = [Progress(), *callbacks] if progress else list(callbacks)
-    tuning = prepare(lm, prompt, examples, valid, chosen, regularizer, watchers)
-    tuning.path = state
-    run_pool(Pool([tuning], save_every=save_every))
-    if tuning.error:
-        raise tuning.error
+    save_every = whole_number(save_every, "save_every", 1)
+    tuning = prepare(lm, prompt, examples, valid, chosen, regularizer, callbacks)
+    tuning.path = None if state is None else Path(state)
+    if progress:
+        tuning.callbacks = [Progress(), *tuning.callbacks]
+    try:
+        run_pool(Pool([tuning], save_every=save_every))
+    except BaseException as e:
+        _with_run(e, tuning)
+        raise
     run = result(tuning)
     if tuning.outcome == "diverged":
         kept = f"The best prompt so far (step {tuning.best_step}) is in this exception's .run."
-        raise TuningDiverged(f"{tuning.ended} {kept}", run)
+        raise TuningDiverged(f"{tuning.ended} {kept}", run) from tuning.error
+    if tuning.error:
+        raise _with_run(tuning.error, tuning)
     if tuning.outcome == "interrupted":
         print(tuning.ended)
     return run
