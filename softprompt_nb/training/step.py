@@ -479,7 +479,7 @@ def _logprobs_that_fit(lm, prompts, rows, end, size=64):
     "What `target_logprobs` gives, in passes of so few rows as memory allows."
     while True:
         try:
-            return target_logprobs(lm, prompts, rows, size, end)
+            return target_logprobs(lm, prompts, rows, size, end, allow_nan=True)
         except Exception as e:
             if size == 1 or not is_out_of_memory(e):
                 raise
