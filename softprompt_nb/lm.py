@@ -7,6 +7,8 @@ __all__ = ['refuse_unsupported', 'FrozenLM']
 
 # %% ../nbs/lm.ipynb #c003
 import hashlib
+import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -136,19 +138,27 @@ def device(self: FrozenLM) -> torch.device:
 
 @patch(as_prop=True)
 def pad_id(self: FrozenLM) -> int:
-    "Padding is masked out, so any token does where the tokenizer names none."
+    "Padding is masked out, so any token does where the tokenizer names none that the model has."
     known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
-    return next((i for i in known if i is not None), 0)
+    return next((i for i in known if i is not None and i < self.vocab_size), 0)
+
+
+@patch(as_prop=True, cached=True)
+def told(self: FrozenLM) -> set[str]:
+    "What was said already, see `say_once`."
+    return set()
 
 
 @patch
-def token_ids(
+def say_once(
     self: FrozenLM,
-    text: str,  # any text
-    special: bool = False,  # with the special tokens that the tokenizer adds to a whole text?
-) -> list[int]:
-    "Token ids of a text."
-    return self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]  # of any length, no warning
+    key: str,  # what it is about
+    message: str,  # one sentence
+) -> None:
+    "A warning that is given once for each model and key."
+    if key not in self.told:
+        self.told.add(key)
+        warnings.warn(message, stacklevel=3)
 
 
 @patch
@@ -158,6 +168,85 @@ def embed_ids(
 ) -> torch.Tensor:  # (*shape of ids, d) as the layers receive them
     "Embeddings of token ids, put on the model's device first."
     return self.embed(torch.as_tensor(ids, dtype=torch.long, device=self.device))
+
+# %% ../nbs/lm.ipynb #nb85dc6b
+def _plain_ids(lm: FrozenLM, text: str, special: bool = False) -> list[int]:
+    "What the tokenizer makes of a text of any length."
+    return list(lm.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+
+
+@patch(as_prop=True, cached=True)
+def beginning(self: FrozenLM) -> tuple[int, ...]:
+    "The tokens that the tokenizer puts in front of every text."
+    plain = _plain_ids(self, "x")
+    whole = _plain_ids(self, "x", special=True)
+    for i in range(len(whole) - len(plain) + 1):
+        if whole[i : i + len(plain)] == plain:
+            return tuple(whole[:i])
+    return ()
+
+
+_BEHIND = "\n"  # a text that nothing merges with
+
+
+@patch(as_prop=True, cached=True)
+def adds_space(self: FrozenLM) -> bool:
+    "Does the tokenizer put a space in front of a text of its own accord?"
+    front = _plain_ids(self, _BEHIND)
+    both = _plain_ids(self, f"{_BEHIND}x")
+    return both[: len(front)] == front and both[len(front) :] != _plain_ids(self, "x")
+
+
+@patch
+def token_ids(
+    self: FrozenLM,
+    text: str,  # any text
+    special: bool = False,  # with the beginning that the tokenizer gives a whole text, once?
+    continuing: bool = False,  # does it go on from another text, so that no space comes in front of it?
+) -> list[int]:
+    "Token ids of a text; raises ValueError for a token that the model has no row for."
+    ids = _plain_ids(self, text)
+    if continuing and self.adds_space:
+        front = _plain_ids(self, _BEHIND)
+        both = _plain_ids(self, _BEHIND + text)
+        ids = both[len(front) :] if both[: len(front)] == front else ids
+    begun = tuple(ids[: len(self.beginning)]) == self.beginning
+    if special and not begun:
+        ids = [*self.beginning, *ids]
+    if ids and max(ids) >= self.vocab_size:
+        token = self.tokenizer.convert_ids_to_tokens(max(ids))
+        raise ValueError(
+            f"The text {text!r:.60} holds the token {token!r} (number {max(ids)}), and {self.name} has rows for "
+            f"{self.vocab_size} tokens only: take the token out, or load a model whose table was resized for it."
+        )
+    return ids
+
+
+@patch
+def text_ids(
+    self: FrozenLM,
+    text: str,  # any text
+    continuing: bool = False,  # does it go on from another text?
+) -> list[int]:
+    "Token ids of a text without the beginning, also where the text brings it along."
+    return self.token_ids(text, special=True, continuing=continuing)[len(self.beginning) :]
+
+# %% ../nbs/lm.ipynb #n017eb67
+_FREE = re.compile(r"[<\[]\W*\w*(unused|reserved|extra_id|dummy)\w*\W*[>\]]")  # a place that is kept free
+_MARK = re.compile(r"[<\[].*[>\]]", re.DOTALL)  # how an added token looks that is no word
+
+
+@patch(as_prop=True, cached=True)
+def special_ids(self: FrozenLM) -> frozenset[int]:
+    "The tokens of the embedding table that are no text: marks, places kept free, and rows without a token."
+    vocabulary = self.tokenizer.get_vocab()
+    found = {*range(self.vocab_size)}.difference(vocabulary.values())
+    found.update(self.tokenizer.all_special_ids)
+    found.update(i for token, i in vocabulary.items() if _FREE.fullmatch(token))
+    for i, token in self.tokenizer.added_tokens_decoder.items():
+        if token.special or _MARK.fullmatch(token.content):
+            found.add(i)
+    return frozenset(i for i in found if i < self.vocab_size)
 
 # %% ../nbs/lm.ipynb #n0pieces
 @patch

@@ -120,7 +120,7 @@ def prompts(
 def _vocab_rows(lm: FrozenLM, n: int, generator: torch.Generator, skip: Sequence[int] = ()) -> torch.Tensor:
     "Embeddings of distinct random tokens that are neither special nor in `skip`."
     usable = min(lm.vocab_size, len(lm.tokenizer))
-    left_out = {*lm.tokenizer.all_special_ids, *skip}
+    left_out = {*lm.special_ids, *skip}
     shuffled = torch.randperm(usable, generator=generator).tolist()
     ids = [token for token in shuffled if token not in left_out][:n]
     if len(ids) < n:

@@ -4,7 +4,6 @@ import math
 
 from softprompt_nb.data import Example, encode
 from softprompt_nb.engine.inference import exact_match, loss_on
-from softprompt_nb.lm import FrozenLM
 from softprompt_nb.translation.hard.baselines import greedy_coordinate, random_search
 from softprompt_nb.translation.hard.gcg import gcg
 from softprompt_nb.translation.hard.objective import (
@@ -137,43 +136,6 @@ def test_tokens_that_show_nothing_and_banned_ones_are_left_out():
     assert ok.sum() == 95 - 4  # this tokenizer does not say that its <bos> is special
     with pytest.raises(ValueError, match="banned"):
         usable_tokens(lm, banned=range(120))
-
-
-class Renamed:
-    "The same tokenizer with its ids turned around."
-
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
-
-    def __getattr__(self, name):
-        return getattr(self.tokenizer, name)
-
-    def __len__(self):
-        return len(self.tokenizer)
-
-    def get_vocab(self):
-        return {token: 97 - i for token, i in self.tokenizer.get_vocab().items() if token != "~"}
-
-    def __call__(self, *args, **options):
-        return self.tokenizer(*args, **options)
-
-
-def test_a_reader_with_another_vocabulary_is_asked_by_the_tokens_texts():
-    lm = double("gpt2")
-    other = double("llama", seed=1)
-    other = FrozenLM(other.model, Renamed(other.tokenizer), "other")
-    reader = Reader(lm, other)
-    prompt = (40, 41, 50)
-    with torch.no_grad():
-        want = own_loss(other, [97 - i for i in prompt])
-    assert not reader.same
-    assert reader.nll([prompt]).item() == pytest.approx(want, rel=ROUNDING)
-    loss, gradient = nll_gradient(reader, prompt)
-    assert loss == pytest.approx(want, rel=ROUNDING)
-    assert gradient.shape == (3, lm.vocab_size)
-    (tilde,) = ids_of(lm, "~")
-    assert (gradient[:, tilde] == 0).all()
-    assert not Objective(lm, EXAMPLES, reader=other).ok[tilde]
 
 
 @settings(max_examples=30, deadline=None)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..data import Example, collate, encode
+from ..data import Example, bare_examples, check_lengths, encode_at, pad_rows, text_ids_at, text_place
 from ..engine.forward import target_logits
 from ..engine.inference import exact_match, loss_on, score_options, target_logprobs
 from ..lm import FrozenLM
@@ -28,12 +28,23 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 
 # %% ../../nbs/evaluation/interpretability.ipynb #c004
-def _logp(lm: FrozenLM, prompt: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    "Log-probabilities in front of every target token, and the row of each."
+def _place(prompt: Any, other: Any, at: object) -> object:
+    "Where one of two prompts stands: where it is told, or at its own place, or at the other's."
+    places = [at, getattr(prompt, "at", None), getattr(other, "at", None), "start"]
+    return next(place for place in places if place is not None)
+
+
+def _logp(lm: FrozenLM, prompt: Any, examples: Sequence, at: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    "Log-probabilities in front of every target token, the token, and its row."
     vectors = getattr(prompt, "vectors", prompt)
-    logits, _, row_of = target_logits(lm, vectors, batch)
+    if prompt is None:
+        examples = bare_examples(lm, examples, at)
+    rows = encode_at(lm, examples, at)
+    check_lengths(lm, rows, 0 if vectors is None else len(vectors))
+    logits, targets, row_of = target_logits(lm, vectors, pad_rows(lm, rows))
+    order = row_of.argsort(stable=True)
     precise = torch.promote_types(logits.dtype, torch.float32)
-    return logits.to(precise).log_softmax(-1), row_of.cpu()
+    return logits[order].to(precise).log_softmax(-1), targets[order], row_of[order].cpu()
 
 
 @torch.no_grad()
@@ -42,19 +53,26 @@ def divergence(
     p: SoftPrompt | torch.Tensor | None,  # a prompt, (n, d) vectors, or None for none
     q: SoftPrompt | torch.Tensor | None,  # the same
     examples: Sequence[Example],  # inputs and targets
-    at: object = "start",  # the prompts' place
+    at: object = None,  # the place of both; None: a prompt's own, and for what has none the other's
     batch_size: int = 64,  # rows a pass
 ) -> list[float]:  # for each example the mean over its target tokens, in nats
-    "Kullback-Leibler divergence from the model behind one prompt to the model behind another."
+    """Kullback-Leibler divergence from the model behind one prompt to the model behind another.
+
+    Raises ValueError where the two are not asked for the same tokens."""
     nats = []
     for start in range(0, len(examples), batch_size):
-        batch = collate(lm, examples[start : start + batch_size], at)
-        logp, row_of = _logp(lm, p, batch)
-        logq, _ = _logp(lm, q, batch)
+        part = examples[start : start + batch_size]
+        logp, targets, row_of = _logp(lm, p, part, _place(p, q, at))
+        logq, others, _ = _logp(lm, q, part, _place(q, p, at))
+        if not torch.equal(targets, others):
+            raise ValueError(
+                "The targets have other tokens behind the one prompt than behind the other, "
+                "so what the model says there cannot be compared: give both the same place (at=)."
+            )
         of_tokens = (logp.exp() * (logp - logq)).sum(-1).clamp(min=0)
         of_tokens = of_tokens.cpu()
-        total = of_tokens.new_zeros(len(batch)).index_add(0, row_of, of_tokens)
-        count = row_of.bincount(minlength=len(batch))
+        total = of_tokens.new_zeros(len(part)).index_add(0, row_of, of_tokens)
+        count = row_of.bincount(minlength=len(part))
         nats += (total / count).tolist()
     return nats
 
@@ -98,10 +116,15 @@ class Faithfulness:
         return self.table.map(str).to_html()
 
 
-def _token_ids(lm: FrozenLM, text: Any) -> list[int]:
-    "Token ids of a text, of something with tokens, or of token ids."
-    ids = getattr(text, "tokens", text)
-    ids = lm.token_ids(ids) if isinstance(ids, str) else list(ids)
+def _token_ids(lm: FrozenLM, text: Any, at: object = "start") -> list[int]:
+    "Token ids of a text, of something with tokens, or of token ids, without the beginning: it stands in front."
+    given = getattr(text, "tokens", text)
+    n_lead = len(lm.beginning)
+    if isinstance(given, str):
+        ids = text_ids_at(lm, given, at)
+    else:
+        ids = list(given)
+        ids = ids[n_lead:] if tuple(ids[:n_lead]) == lm.beginning else ids
     if not ids:
         raise ValueError(
             "The text has no tokens, so there is nothing to compare with the prompt: give one with at least one token."
@@ -110,10 +133,8 @@ def _token_ids(lm: FrozenLM, text: Any) -> list[int]:
 
 
 def _ordinary_tokens(lm: FrozenLM) -> torch.Tensor:
-    "Ids of the tokens that are not special."
-    special = set(lm.tokenizer.all_special_ids)
-    count = min(lm.vocab_size, len(lm.tokenizer))
-    return torch.tensor([i for i in range(count) if i not in special])
+    "Ids of the tokens that are text."
+    return torch.tensor([i for i in range(lm.vocab_size) if i not in lm.special_ids])
 
 
 def _controls(lm: FrozenLM, ids: list, draws: int, seed: int) -> dict:
@@ -136,11 +157,11 @@ def _measured(lm: FrozenLM, prompt: SoftPrompt, others: list, examples: Sequence
     right = []
     losses = []
     nats = []
-    for vectors in others:
-        other = None if vectors is None else SoftPrompt(vectors, prompt.at)
-        right.append(exact_match(lm, other, examples).items)
-        losses.append(loss_on(lm, other, examples).items)
-        nats.append(divergence(lm, prompt, other, examples, prompt.at))
+    for other in others:
+        asked = bare_examples(lm, examples, prompt.at) if other is None else examples
+        right.append(exact_match(lm, other, asked).items)
+        losses.append(loss_on(lm, other, asked).items)
+        nats.append(divergence(lm, prompt, other, examples))
     accuracy = np.mean(right, 0).tolist()
     return dict(
         accuracy=proportion(accuracy) if len(others) == 1 else mean(accuracy),
@@ -160,16 +181,14 @@ def faithfulness(
     """How alike the model behaves behind a prompt and behind a text, with controls.
 
     Retention is of accuracy, the divergence of all that the model says. Raises ValueError for a text without tokens."""
-    ids = _token_ids(lm, text)
-    controls = _controls(lm, ids, draws, seed)
-    groups = dict(
-        prompt=[vectors_on(lm, prompt)],
-        text=[lm.embed_ids(ids)],
-        shuffled=[lm.embed_ids(other) for other in controls["shuffled"]],
-        random=[lm.embed_ids(other) for other in controls["random"]],
-        empty=[None],
-    )
-    rows = {name: _measured(lm, prompt, vectors, examples) for name, vectors in groups.items()}
+    ids = _token_ids(lm, text, prompt.at)
+    texts = dict(text=[ids]) | _controls(lm, ids, draws, seed)
+    groups = dict(prompt=[SoftPrompt(vectors_on(lm, prompt), prompt.at)])
+    for name, rows_of_ids in texts.items():
+        place = text_place(lm, prompt.at)
+        groups[name] = [SoftPrompt(lm.embed_ids(each), place) for each in rows_of_ids]
+    groups["empty"] = [None]
+    rows = {name: _measured(lm, prompt, prompts, examples) for name, prompts in groups.items()}
     right = {name: row["accuracy"].items for name, row in rows.items()}
     for name, row in rows.items():
         row["retention"] = retention(right["prompt"], right[name], right["empty"])
@@ -181,7 +200,7 @@ def faithfulness(
 class Scrutability:
     "How readable a text is, by several measures."
 
-    perplexity: float  # under the reference model
+    perplexity: float  # under the reference model; nan for a single token with nothing in front
     excess: Measured  # nats per token above random text of equally frequent tokens; below zero is better than random
     words: Measured  # share of its words that are whole words of the vocabulary
     similarity: float  # to the description, -1 to 1; nan without one
@@ -196,10 +215,21 @@ class Scrutability:
 
 
 def _nats(lm: FrozenLM, texts: Sequence[str]) -> list[float]:
-    "Nats per token of each text."
-    rows = [encode(lm, Example("", text), end=False) for text in texts]  # a first token has nothing in front of it
-    total, count = target_logprobs(lm, None, rows)
-    return (-total / count).tolist()
+    "Nats per token of each text; nan for a single token with nothing in front, which is said once."
+    nats = [float("nan")] * len(texts)
+    rows = encode_at(lm, [Example("", text) for text in texts], end=False)
+    readable = [i for i, row in enumerate(rows) if len(row.ids) > max(1, row.n_input)]
+    if len(readable) < len(texts):
+        lm.say_once(
+            "one token",
+            f"A text of one token has no perplexity under {lm.name}: nothing stands in front of the token, as the "
+            "tokenizer begins a text with nothing. It is not a number; give a longer text, or another model.",
+        )
+    if readable:
+        total, count = target_logprobs(lm, None, [rows[i] for i in readable])
+        for i, value in zip(readable, (-total / count).tolist()):
+            nats[i] = value
+    return nats
 
 
 def _matched(lm: FrozenLM, text: str, count: int, seed: int, width: int = 50) -> list[str]:
@@ -304,7 +334,9 @@ def scrutability(
     text = getattr(text, "text", text)
     judge = lm if reference_lm is None else reference_lm
     nats = _nats(judge, [text])[0]
-    of_random = _nats(judge, _matched(judge, text, draws, seed))
+    differences = [nats - other for other in _nats(judge, _matched(judge, text, draws, seed))]
+    known = [difference for difference in differences if difference == difference]
+    excess = mean(known) if known else Measured(float("nan"), float("nan"), float("nan"), 0)
     rank = float("nan")
     if reader is not None and description is not None:
         first, *others = choose(reader, text, [description, *distractors])
@@ -314,7 +346,7 @@ def scrutability(
         similarity = cosine_similarity(judge, text, description)
     return Scrutability(
         perplexity=float(np.exp(nats)),
-        excess=mean([nats - other for other in of_random]),
+        excess=excess,
         words=proportion(_are_words(lm, text)),
         similarity=similarity,
         rank=rank,

@@ -78,9 +78,11 @@ def _plain_fields(config: Any, where: str, tidy: bool) -> dict:
     out = {"@class": type(config).__qualname__}
     named = {}
     for f in fields(config):
-        if f.compare:
+        value = getattr(config, f.name)
+        came_later = f.metadata.get("later") and value == f.default  # runs from before it keep their names
+        if f.compare and not came_later:
             place = f"The field {f.name!r}" if where == "The field" else f"{where}.{f.name}"
-            named[f.name] = _plain(getattr(config, f.name), place, tidy)
+            named[f.name] = _plain(value, place, tidy)
     version = getattr(type(config), "version", None)
     if version is not None and "version" not in named:
         out["@version"] = version

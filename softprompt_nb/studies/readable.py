@@ -16,6 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ..data import bare_examples
 from ..engine.inference import exact_match
 from softprompt_nb.evaluation.interpretability import (
     divergence,
@@ -64,7 +65,7 @@ def oddities(
     ids = list(ids)
     if not ids:
         raise ValueError("The prompt has no tokens: give one with at least one.")
-    special = lm.tokenizer.all_special_ids
+    special = lm.special_ids
     answers = _first_tokens(lm, examples)
     texts = lm.tokenizer.batch_decode([[token] for token in ids])
     counts = dict(
@@ -110,6 +111,7 @@ class HardConfig:
     description: str | None = None  # the task in words; None for the lab's instruction
     distractors: tuple = ()  # descriptions of other tasks; with none, those of `NAMED_TASKS`
     dtype: str | None = None
+    at: str | int = field(default="start", metadata=dict(later=True))  # where prompts go, see `encode_at`
     device: str | None = field(default=None, compare=False)  # no part of the run's name
 
     def __post_init__(self):
@@ -176,7 +178,7 @@ def found(
     "The prompt that the search ends with."
     if self.method == "hand":
         description, _ = self.descriptions()
-        return written(lm, description + "\n", valid, fluency=self.fluency)
+        return written(lm, description + "\n", valid, fluency=self.fluency, at=self.at)
     search, defaults = SEARCHES[self.method]
     given = dict(
         n=self.n,
@@ -184,6 +186,7 @@ def found(
         valid=valid,
         seed=self.seed,
         budget=self.budget,
+        at=self.at,
     )
     return search(lm, train, **(defaults | given | self.settings))
 
@@ -225,8 +228,8 @@ def _hard_metrics(lm: FrozenLM, hard: HardPrompt, test: Sequence) -> dict:
     vectors = lm.embed_ids(retokenized(lm, hard.tokens))
     accuracy = exact_match(lm, prompt, test)
     of_text = exact_match(lm, SoftPrompt(vectors, prompt.at), test)
-    of_nothing = exact_match(lm, None, test)
-    kl = mean(divergence(lm, prompt, vectors, test, prompt.at))
+    of_nothing = exact_match(lm, None, bare_examples(lm, test, prompt.at))
+    kl = mean(divergence(lm, prompt, vectors, test))
     return dict(
         accuracy=accuracy,
         bare=of_nothing,
@@ -246,7 +249,7 @@ def _soft(config: HardConfig, lm: FrozenLM, train: Sequence, valid: Sequence, te
     batch_size = min(16, len(train))
     run = tune(
         lm,
-        SoftPrompt.init(lm, config.n, seed=config.seed),
+        SoftPrompt.init(lm, config.n, seed=config.seed, at=config.at),
         train,
         steps=max(1, config.budget // (3 * batch_size)),
         batch_size=batch_size,

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import islice
 from zlib import crc32
 
-from ...data import Encoded, Example, encode
+from ...data import Encoded, Example, encode, resolve_at
 from ...engine.inference import generate
 from ...lab.corpus import BASE, corpus
 from ...lab.games import NOTATIONS, game, game_head, is_legal_next, write_game
@@ -135,30 +135,39 @@ def windows(
     lm: FrozenLM,  # whose tokenizer
     texts: Texts,  # see `text_stream`
     split: str,  # "train", "valid" or "test"
-    length: int,  # tokens
+    length: int,  # tokens, the beginning that the tokenizer gives a text included
 ) -> Iterator[list[int]]:
-    "Texts of a split laid end to end and cut into windows of token ids."
-    held, end = [], lm.tokenizer.eos_token_id
+    "Texts of a split laid end to end and cut into windows of token ids; raises ValueError for too short ones."
+    held, end, lead = [], lm.tokenizer.eos_token_id, list(lm.beginning)
+    size = length - len(lead)
+    if size < 1:
+        raise ValueError(
+            f"length={length} leaves no room for text behind its beginning: give at least {len(lead) + 1}."
+        )
     for text in text_stream(texts, split):
-        held += lm.token_ids(text)
+        held += lm.text_ids(text)
         if end is not None:
             held.append(end)
-        while len(held) >= length:
-            yield held[:length]
-            held = held[length:]
+        while len(held) >= size:
+            yield lead + held[:size]
+            held = held[size:]
 
 # %% ../../../nbs/evaluation/distance/capabilities.ipynb #n9639ec3
-def _place(name, split, i, at, length, least=8):
-    "Where the prompt of a row goes: the start, a number, or anywhere that leaves some tokens behind it."
+def _place(lm, name, split, i, at, length, least=8):
+    "Where the prompt of a row goes: the start, a number, or anywhere in the text that leaves some tokens behind it."
+    n_lead = len(lm.beginning)
     if at == "random":
         rng = random.Random(f"{name}|{split}|{i}")
-        return rng.randint(0, max(0, length - least))
+        return rng.randint(n_lead, max(n_lead, length - least))
     if at == "start":
         return 0
+    if at == "after_bos":
+        return n_lead
     if isinstance(at, int) and not isinstance(at, bool) and 0 <= at < length:
         return at
     raise ValueError(
-        f"at={at!r} is no place in {length} tokens: use 'start', 'random' or a number of tokens below {length}."
+        f"at={at!r} is no place in {length} tokens: "
+        f"use 'start', 'after_bos', 'random' or a number of tokens below {length}."
     )
 
 # %% ../../../nbs/evaluation/distance/capabilities.ipynb #c010
@@ -173,8 +182,8 @@ def plain_text(
 
     def make(lm, split, n):
         for i, window in enumerate(windows(lm, texts, split, length)):
-            place = _place(name, split, i, at, length)
-            yield Encoded(window, 0, place)
+            place = _place(lm, name, split, i, at, length)
+            yield Encoded(window, len(lm.beginning), place)
 
     return Capability(name, family, make)
 
@@ -205,13 +214,14 @@ def repetition(
         name += " (itself)"
 
     def make(lm, split, n):
-        tokens = lm.token_ids(string)
+        tokens = lm.token_ids(string, continuing=True)
         for i, window in enumerate(windows(lm, texts, split, length)):
-            place = _place(name, split, i, at, length)
-            repeated = [tokens[j % len(tokens)] for j in range(length - place)]
-            reads = window if form == "text" else window[:place] + repeated
-            labels = [NO_LOSS] * place + repeated
-            yield Encoded(reads, place, place, labels)
+            place = _place(lm, name, split, i, at, length)
+            first = max(place, len(lm.beginning))  # the beginning stays what it is
+            repeated = [tokens[j % len(tokens)] for j in range(length - first)]
+            reads = window if form == "text" else window[:first] + repeated
+            labels = [NO_LOSS] * first + repeated
+            yield Encoded(reads, first, place, labels)
 
     return Capability(name, "repetition", make)
 
@@ -229,10 +239,11 @@ def skipping(
 
     def make(lm, split, n):
         for i, window in enumerate(windows(lm, texts, split, length + k)):
-            place = _place(name, split, i, at, length)
-            ahead = window[place + k : length + k]
-            labels = [NO_LOSS] * place + ahead
-            yield Encoded(window[:length], place, place, labels)
+            place = _place(lm, name, split, i, at, length)
+            first = max(place, len(lm.beginning))
+            ahead = window[first + k : length + k]
+            labels = [NO_LOSS] * first + ahead
+            yield Encoded(window[:length], first, place, labels)
 
     return Capability(name, "skipping", make)
 
@@ -422,12 +433,12 @@ def _task_items(task: Task, split: str, n: int) -> list[Example]:
 def from_examples(
     examples: str | dict | Sequence[Example],  # `Example`s, or {split: ...} of them, or the name of a task of the lab
     name: str | None = None,  # what to call it
-    at: str = "start",  # where the prompt goes: "start" or "before_answer"
+    at: str = "start",  # where the prompt goes: "start", "after_bos" or "before_answer"
     family: str = "examples",
 ) -> Capability:
     "A capability from pairs of an input and a target; raises ValueError for an unknown task or place."
-    if at not in ("start", "before_answer"):
-        raise ValueError(f"at={at!r}: use 'start' or 'before_answer'.")
+    if at not in ("start", "after_bos", "before_answer"):
+        raise ValueError(f"at={at!r}: use 'start', 'after_bos' or 'before_answer'.")
     tasks = PLANTED | TASKS
     is_task = isinstance(examples, str)
     if is_task and examples not in tasks:
@@ -443,7 +454,7 @@ def from_examples(
     def make(lm, split, n):
         for i, item in enumerate(items(split, n)):
             row = encode(lm, item, row=i)
-            yield replace(row, at=row.n_input if at == "before_answer" else 0)
+            yield replace(row, at=resolve_at(lm, row, at, i))
 
     if not name:
         name = examples if is_task else "examples"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from ...data import Example
+from ...data import Example, text_ids_at
 from ...lm import FrozenLM
 from .objective import HardPrompt, Objective, Shortlist, as_hard, set_up
 
@@ -166,7 +166,8 @@ def written(
     **objective,  # further fields of `Objective`: fluency, reader, at, end
 ) -> HardPrompt:
     "A hand-written text, measured like a prompt that was found; raises ValueError for a text without tokens."
-    ids = tuple(lm.token_ids(text))
+    measure = Objective(lm, examples, **objective)
+    ids = tuple(text_ids_at(lm, text, measure.at))
     if not ids:
         raise ValueError(f"The text {text!r} has no tokens: give one with at least one.")
-    return as_hard(Objective(lm, examples, **objective), ids, "hand")
+    return as_hard(measure, ids, "hand")

@@ -9,8 +9,20 @@ __all__ = ['usable_tokens', 'text_of', 'retokenized_all', 'retokenized', 'Reader
 # %% ../../../nbs/translation/hard/objective.ipynb #c002
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 
-from ...data import Encoded, Example, check_lengths, encode_at, pad_rows
+from softprompt_nb.data import (
+    Encoded,
+    Example,
+    bare_context,
+    check_lengths,
+    encode_at,
+    encode_context,
+    in_chat,
+    pad_rows,
+    text_ids_at,
+    text_place,
+)
 from ...engine.forward import prompted_loss, prompted_losses, target_losses
 from ...engine.inference import exact_match, loss_on
 from ...engine.sharing import find_shared
@@ -36,11 +48,11 @@ def usable_tokens(
 ) -> torch.Tensor:  # (vocabulary,) truth values, on the model's device
     "Tokens that a readable prompt may consist of; raises ValueError where none is left."
     tokenizer = lm.tokenizer
-    left_out = set(tokenizer.all_special_ids)
+    left_out = set(lm.special_ids)
     for item in banned:
         left_out.update([item] if isinstance(item, int) else lm.token_ids(item))
     count = min(lm.vocab_size, len(tokenizer))
-    texts = tokenizer.batch_decode([[i] for i in range(count)])
+    texts = tokenizer.batch_decode([[i] for i in range(count)], clean_up_tokenization_spaces=False)
     usable = torch.zeros(lm.vocab_size, dtype=torch.bool)
     usable[:count] = torch.tensor([i not in left_out and _shows(text) for i, text in enumerate(texts)])
     if not usable.any():
@@ -59,11 +71,14 @@ def text_of(
 def retokenized_all(
     lm: FrozenLM,  # whose tokenizer
     prompts: Sequence,  # rows of tokens
+    at: object = "start",  # where they are typed
 ) -> list[tuple]:  # for each prompt token ids, as many as its text has
     "The tokens of many prompts' texts when they are typed."
     texts = lm.tokenizer.batch_decode([list(prompt) for prompt in prompts], clean_up_tokenization_spaces=False)
     if not texts:
         return []
+    if lm.adds_space:  # then it depends on the place
+        return [tuple(text_ids_at(lm, text, at)) for text in texts]
     rows = lm.tokenizer(texts, add_special_tokens=False)["input_ids"]
     return [tuple(row) for row in rows]
 
@@ -71,21 +86,25 @@ def retokenized_all(
 def retokenized(
     lm: FrozenLM,  # whose tokenizer
     ids: Sequence[int],  # tokens
+    at: object = "start",  # where it is typed
 ) -> tuple:  # token ids, as many as the text has
     "The tokens of a prompt's text when it is typed."
-    return retokenized_all(lm, [ids])[0]
+    return retokenized_all(lm, [ids], at)[0]
 
 # %% ../../../nbs/translation/hard/objective.ipynb #c011
 def _ids_by_text(lm: FrozenLM) -> dict:
-    "Each token of a vocabulary by its text, the marks that stand for a space taken off."
+    "Each token of a vocabulary by its text."
+    usable = [i for i in range(lm.vocab_size) if i not in lm.special_ids]
+    texts = lm.tokenizer.batch_decode([[i] for i in usable], clean_up_tokenization_spaces=False)
     found = {}
-    for token, i in lm.tokenizer.get_vocab().items():
-        if i < lm.vocab_size:
-            text = token.replace("\u0120", " ").replace("\u2581", " ")
-            found[text] = i
+    for i, token, text in zip(usable, lm.tokenizer.convert_ids_to_tokens(usable), texts):
+        if token.startswith("\u2581") and not text.startswith(" "):
+            text = f" {text}"  # some decoders take the space off the front
+        if text and "\ufffd" not in text:
+            found.setdefault(text, i)
     return found
 
-
+# %% ../../../nbs/translation/hard/objective.ipynb #nea2044e
 class Reader:
     "A causal language model that says how likely a prompt is as a text."
 
@@ -97,21 +116,29 @@ class Reader:
         self.lm = lm
         self.reader = lm if reader is None else reader
         self.same = self.reader is lm or self.reader.tokenizer.get_vocab() == lm.tokenizer.get_vocab()
-        self.lead = self.reader.token_ids("", special=True)
-        self.ids = torch.arange(lm.vocab_size) if self.same else self._shared_ids()
+        self.lead = list(self.reader.beginning)
 
-    def _shared_ids(self) -> torch.Tensor:
-        "The reader's id of each token of the model; -1 for those that it lacks."
+    @cached_property
+    def ids(self) -> torch.Tensor:  # (vocabulary,)
+        "The reader's id of each token of the model, by their texts; -1 for those that it lacks."
+        if self.same:
+            return torch.arange(self.lm.vocab_size)
         theirs = _ids_by_text(self.reader)
         ids = torch.full((self.lm.vocab_size,), -1)
         for text, i in _ids_by_text(self.lm).items():
             ids[i] = theirs.get(text, -1)
         return ids
 
+    def read(self, prompts: Sequence) -> list[list[int]]:
+        "The reader's tokens of prompts that are given as token ids: with another tokenizer, those of their texts."
+        if self.same:
+            return [list(prompt) for prompt in prompts]
+        return [self.reader.text_ids(text_of(self.lm, prompt)) for prompt in prompts]
+
     def rows(self, prompts: Sequence) -> list[Encoded]:
         "Prompts, given as token ids, as the rows that the reader is asked about."
         first = max(1, len(self.lead))
-        return [Encoded(self.lead + self.ids[list(prompt)].tolist(), first) for prompt in prompts]
+        return [Encoded(self.lead + ids, first) for ids in self.read(prompts)]
 
     @torch.no_grad()
     def nll(
@@ -120,7 +147,7 @@ class Reader:
     ) -> torch.Tensor:  # (prompts,) nats per token; nan where a single token has nothing in front
         "How surprising prompts are to the reader."
         rows = self.rows(prompts)
-        if all(len(row.ids) == row.n_input for row in rows):
+        if all(len(row.ids) <= row.n_input for row in rows):
             return torch.full((len(rows),), torch.nan)
         losses, row_of = target_losses(self.reader, None, pad_rows(self.reader, rows))
         none = losses.new_zeros(len(rows))
@@ -136,6 +163,16 @@ def full_precision(
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 # %% ../../../nbs/translation/hard/objective.ipynb #c014
+def _places(reader: Reader, prompt: Sequence, read: Sequence) -> list[int]:
+    "Where in its own tokens a reader reads each token of a prompt."
+    if reader.same:
+        return list(range(len(prompt)))
+    ends = [len(text_of(reader.reader, read[: j + 1])) for j in range(len(read))]
+    starts = [len(text_of(reader.lm, prompt[:i])) for i in range(len(prompt))]
+    last = len(read) - 1
+    return [next((j for j, end in enumerate(ends) if end > start), last) for start in starts]
+
+
 def nll_gradient(
     reader: Reader,  # who reads
     ids: Sequence[int],  # a prompt's tokens
@@ -144,7 +181,10 @@ def nll_gradient(
     model = reader.reader
     n_lead = len(reader.lead)
     n_skipped = 0 if n_lead else 1  # the first token counts only where something stands in front
-    tokens = reader.ids[list(ids)].to(model.device)
+    (read,) = reader.read([ids])
+    if len(read) <= n_skipped:
+        return 0.0, torch.zeros(len(ids), reader.lm.vocab_size, device=reader.lm.device)
+    tokens = torch.tensor(read, device=model.device)
     vectors = model.embed(tokens).detach().requires_grad_()
     inputs = torch.cat([model.embed_ids(reader.lead), vectors])[None]
     hidden = model.trunk(inputs_embeds=inputs, use_cache=False).last_hidden_state[0]
@@ -158,7 +198,7 @@ def nll_gradient(
     as_predicted = logp.detach().to(gradient) / len(logp)
     gradient[n_skipped:] -= as_predicted
     known = reader.ids.to(model.device)
-    of_ours = gradient[:, known.clamp(min=0)] * (known >= 0)
+    of_ours = gradient[_places(reader, ids, read)][:, known.clamp(min=0)] * (known >= 0)
     return loss.item(), of_ours.to(reader.lm.device)
 
 # %% ../../../nbs/translation/hard/objective.ipynb #c017
@@ -174,7 +214,7 @@ class Objective:
     fluency: float = 0.0  # weight of the reader's nats per token
     reader: FrozenLM | None = None  # who judges fluency; None for the model itself
     banned: Sequence = ()  # more tokens to leave out, as ids or texts
-    at: object = "start"  # the prompt's place, see `encode_at`
+    at: object = "start"  # the prompt's place, see `encode_at`; the start lies behind what begins every text
     end: bool = True  # does the end-of-text token close each target?
     rows_a_pass: int = 512  # pairs of prompt and example in one pass of the model
     budget: int | None = None  # a search ends with the step in which `spent` reaches this; None for no limit
@@ -186,13 +226,9 @@ class Objective:
             raise ValueError(f"fluency={self.fluency}: give a weight of at least zero.")
         if self.budget is not None and self.budget < 1:
             raise ValueError(f"budget={self.budget}: give at least 1, or None for no limit.")
+        self.at = text_place(self.lm, self.at)
         self.reading = Reader(self.lm, self.reader)
         self.ok = usable_tokens(self.lm, self.banned)
-        self.ok &= (self.reading.ids >= 0).to(self.ok.device)
-        if not self.ok.any():
-            raise ValueError(
-                "The reader's vocabulary shares no usable token with the model's: take a reader of the same family."
-            )
         self.tokens = self.ok.nonzero()[:, 0].tolist()
         self.pool = encode_at(self.lm, self.examples, self.at, self.end)
         self.held = self.pool
@@ -296,7 +332,7 @@ def typed(
     prompts: Sequence,  # rows of token ids
 ) -> list[tuple]:  # those of them whose text has these very tokens
     "The prompts that survive typing."
-    pairs = zip(prompts, retokenized_all(self.lm, prompts))
+    pairs = zip(prompts, retokenized_all(self.lm, prompts, self.at))
     return [again for prompt, again in pairs if tuple(prompt) == again]
 
 
@@ -336,7 +372,7 @@ def start(
     check_lengths(self.lm, [*self.pool, *self.held], n)
     if text is None:
         return self.random_prompts(1, n, generator)[0]
-    ids = tuple(self.lm.token_ids(text))
+    ids = tuple(text_ids_at(self.lm, text, self.at))
     banned = [i for i in ids if not self.ok[i]]
     if banned or not ids:
         wrong = f"holds tokens that are banned: {text_of(self.lm, banned)}" if banned else "has no tokens"
@@ -382,7 +418,9 @@ class HardPrompt:
     accuracy: Measured  # share of right answers on them
     perplexity: float  # under the reader, by its own tokens; nan for a single token with nothing in front
     history: pd.DataFrame = field(repr=False, default=None)  # a row for each step of the search
-    record: dict = field(repr=False, default_factory=dict)  # method, settings, seed, cost; `typed`: does it survive it?
+    # method, settings, seed, cost; `typed`: does the text have these tokens, and stand where one can type it?
+    # `joined`: share of examples in which text and input, typed as one, have theirs; None where that cannot be said
+    record: dict = field(repr=False, default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -425,6 +463,29 @@ class HardPrompt:
         )
 
 # %% ../../../nbs/translation/hard/objective.ipynb #c028
+def _can_be_typed(objective: Objective, ids: Sequence[int]) -> bool:
+    "Does a prompt's text have these tokens, and does it stand where a text can?"
+    n_lead = len(objective.lm.beginning)
+    in_front = any(row.at < n_lead for row in objective.held)
+    same = retokenized(objective.lm, ids, objective.at) == tuple(ids)
+    return same and (in_chat(objective.at) or not in_front)
+
+
+def _joined(objective: Objective, ids: Sequence[int], data: Sequence) -> float | None:
+    "Share of examples in which a prompt's text and the input have these tokens when they are typed as one."
+    lm, at = objective.lm, objective.at
+    of_texts = isinstance(at, str) and all(isinstance(getattr(item, "input", None), str) for item in data)
+    if not of_texts:
+        return None
+    text = text_of(lm, ids)
+    hits = 0
+    for item, row in zip(data, objective.held):
+        whole = item.input + text if at in ("before_answer", "chat_end") else text + item.input
+        typed = encode_context(lm, bare_context(lm, whole, at)).ids
+        hits += typed == [*row.ids[: row.at], *ids, *row.ids[row.at : row.n_input]]
+    return hits / len(data)
+
+
 def as_hard(
     objective: Objective,  # what it is measured by
     ids: Sequence[int],  # its tokens
@@ -442,7 +503,8 @@ def as_hard(
         reader=objective.reading.reader.name,
         fluency=objective.fluency,
         at=objective.at,
-        typed=retokenized(lm, ids) == tuple(ids),
+        typed=_can_be_typed(objective, ids),
+        joined=_joined(objective, ids, data),
         forwards=objective.forwards,
         backwards=objective.backwards,
         examples=len(objective.examples),

@@ -89,11 +89,12 @@ def parsability(
 ) -> torch.Tensor:  # scalar from -1 (as expected) to 1
     """Minus the mean cosine between each vector after the first and the embedding that the model expects there.
 
-    It is differentiable. Raises ValueError for a single vector."""
+    It is differentiable. What begins every text stands in front. Raises ValueError for a single vector."""
     if len(vectors) < 2:
         raise ValueError("A prompt of one vector has nothing that could be expected: give at least two.")
-    inputs = vectors[None].to(lm.dtype)
-    hidden = lm.trunk(inputs_embeds=inputs, use_cache=False).last_hidden_state[0, :-1]
+    lead = lm.embed_ids(list(lm.beginning))
+    inputs = torch.cat([lead.to(lm.dtype), vectors.to(lm.dtype)])[None]
+    hidden = lm.trunk(inputs_embeds=inputs, use_cache=False).last_hidden_state[0, len(lead) : -1]
     probability = full_precision(lm.head(hidden)).softmax(-1)
     expected = 0
     start = 0
@@ -168,7 +169,7 @@ def pez_gradient(
 def _visited(objective: Objective, prompts: Sequence) -> list[tuple]:
     "The visited prompts as they are typed, where all their tokens may be used and the prompt did not grow."
     different = list(dict.fromkeys(map(tuple, prompts)))
-    again = retokenized_all(objective.lm, different)
+    again = retokenized_all(objective.lm, different, objective.at)
     kept = []
     for prompt, typed in zip(different, again):
         fits = 0 < len(typed) <= len(prompt)

@@ -88,7 +88,7 @@ class Policy(torch.nn.Module):
 
     def _lead(self) -> list[int]:
         "What stands in front of a text: the tokenizer's own, or the end-of-text token."
-        lead = self.lm.token_ids("", special=True)
+        lead = list(self.lm.beginning)
         end = self.lm.tokenizer.eos_token_id
         return lead or [0 if end is None else end]
 

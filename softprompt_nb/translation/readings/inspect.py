@@ -40,7 +40,7 @@ class TargetText:
     def _filler_ids(self, lm: FrozenLM) -> list[int]:
         "The one token that fills the gap."
         for filler in [" x", "x"] if self.filler is None else [self.filler]:
-            ids = lm.token_ids(filler)
+            ids = lm.token_ids(filler, continuing=True)
             if len(ids) == 1:
                 return ids
         raise ValueError(
@@ -57,7 +57,7 @@ class TargetText:
         front = lm.token_ids(before, special=True)
         ids = front + n * self._filler_ids(lm)
         if behind:
-            ids = ids + lm.token_ids(behind)
+            ids = ids + lm.token_ids(behind, continuing=True)
         return ids, len(front)
 
 

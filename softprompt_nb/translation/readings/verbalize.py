@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ...data import in_front
 from ...lm import FrozenLM
 from ...prompts import SoftPrompt, check_model, vectors_on
 
@@ -127,8 +128,12 @@ def prompt_states(
     lm: FrozenLM,  # the prompts' model
     prompts: Sequence[SoftPrompt],  # one or more prompts, of any lengths
 ) -> list[torch.Tensor]:  # (levels, n, d) each: level 0 the vectors, level i what layer i gives, before the final norm
-    "Hidden states of prompts that stand alone, all prompts in one pass."
-    vectors = [vectors_on(lm, prompt).to(lm.dtype) for prompt in prompts]
+    "Hidden states of prompts without an input, behind what their place has in front of it, all in one pass."
+    fronts = [in_front(lm, prompt.at) for prompt in prompts]
+    vectors = []
+    for front, prompt in zip(fronts, prompts):
+        of_front = lm.embed_ids(front).to(lm.dtype)
+        vectors.append(torch.cat([of_front, vectors_on(lm, prompt).to(lm.dtype)]))
     padded = torch.nn.utils.rnn.pad_sequence(vectors, batch_first=True)  # causal attention sees nothing behind
     positions = torch.arange(padded.shape[1], device=padded.device)[None]
     kept = [padded]
@@ -139,7 +144,8 @@ def prompt_states(
             use_cache=False,
         )
     levels = torch.stack(kept)
-    return [levels[:, i, : prompt.n] for i, prompt in enumerate(prompts)]
+    starts = [len(front) for front in fronts]
+    return [levels[:, i, start : start + prompt.n] for i, (start, prompt) in enumerate(zip(starts, prompts))]
 
 # %% ../../../nbs/translation/readings/verbalize.ipynb #c011
 def _outside_layers(lm: FrozenLM) -> list[torch.nn.Module]:

@@ -45,6 +45,8 @@ def execute(
     items: int | None = None,  # test items of each task; None for all
     template: str = INSTRUCTION_TEMPLATE,  # how a text is put
     batch_size: int = 128,  # items a pass
+    at: str
+    | Sequence = "start",  # "chat": what has no prompt is asked inside the chat template; one place, or for each
 ) -> list[list[float]]:  # for each task a list of scores 0-1
     """Scores of the model's greedy answers, with texts or prompts in front.
 
@@ -60,7 +62,7 @@ def execute(
         tests = task.test[:items]
         asked.append([instructed(text, example.input, template) for example in tests])
     longest = max(_longest(lm, task) for task in tasks)
-    answers = answers_of(lm, prompts, asked, longest, batch_size)
+    answers = answers_of(lm, prompts, asked, longest, batch_size, at)
     scores = []
     for task, replies in zip(tasks, answers):
         scores.append(task.score(replies))
@@ -183,6 +185,7 @@ def judge(
 ) -> pd.DataFrame:  # a row for each method and prompt: words, overlap, similarity, accuracy, divergence
     """Everything that is measured about the texts of some methods.
 
+    Texts are asked inside the chat template where their prompts stand there.
     Raises ValueError for a method without a text for each prompt."""
     for method, written in texts.items():
         if len(written) != len(pairs):
@@ -193,7 +196,8 @@ def judge(
     for i, written in enumerate(different):
         numbers += [i] * len(written)
         flat += written
-    scores = execute(lm, [tasks[i] for i in numbers], flat, items=items, template=template)
+    places = [pairs[i].prompt.at for i in numbers]
+    scores = execute(lm, [tasks[i] for i in numbers], flat, items=items, template=template, at=places)
     right = [pairs[i].texts for i in numbers]
     embed = embed or mean_embedding(lm)
     references = {pair.task: pair.texts for pair in pairs}
@@ -226,7 +230,8 @@ def executed(
     }
     if method not in given:
         raise ValueError(f"method={method!r}: use one of {', '.join(given)}.")
-    scores = execute(lm, tasks, items=items, **given[method])
+    places = [pair.prompt.at for pair in pairs]
+    scores = execute(lm, tasks, items=items, at=places, **given[method])
     rows = []
     for pair, score in zip(pairs, scores):
         row = dict(

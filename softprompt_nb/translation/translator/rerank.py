@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from os.path import commonprefix
 
-from ...data import Encoded, encode_context, pad_rows
+from ...data import Encoded, bare_context, encode_context, pad_rows
 from ...engine.forward import target_logits
 from ...engine.inference import generate
 from ...lm import FrozenLM
@@ -49,13 +49,17 @@ def answers_of(
     inputs: Sequence[Sequence[str]],  # inputs
     max_new_tokens: int = 24,  # longest answer
     batch_size: int = 128,  # inputs a pass
+    at: str
+    | int
+    | Sequence = "start",  # where an input without a prompt is asked, or where each list is: see `execute`
 ) -> list[list[str]]:  # for each prompt a list of answers
     "The first line of what the model says, greedily, to every input of every prompt."
     each = []
     flat = []
-    for prompt, texts in zip(prompts, inputs, strict=True):
+    places = [at] * len(inputs) if isinstance(at, (str, int)) else at
+    for prompt, texts, place in zip(prompts, inputs, places, strict=True):
         each += [prompt] * len(texts)
-        flat += texts
+        flat += [bare_context(lm, text, place) for text in texts] if prompt is None else texts
     answers = generate(lm, each, flat, max_new_tokens, batch_size, stop="\n")
     remaining = iter(answers)
     return [list(islice(remaining, len(texts))) for texts in inputs]
@@ -65,7 +69,7 @@ def _with_reply(lm: FrozenLM, context: Encoded, reply: str) -> Encoded:
     "A row whose labels are a reply and its end."
     ids = list(context.ids)
     if reply:
-        ids += lm.token_ids(reply)
+        ids += lm.token_ids(reply, continuing=True)
     end = lm.tokenizer.eos_token_id
     if end is not None:
         ids.append(end)
@@ -106,14 +110,16 @@ def _behind_prompt(lm: FrozenLM, prompt: SoftPrompt, inputs: Sequence, replies: 
     return torch.cat(parts)
 
 
-def _behind_texts(lm: FrozenLM, texts: list, inputs: Sequence, replies: Sequence, template: str) -> torch.Tensor:
+def _behind_texts(
+    lm: FrozenLM, texts: list, inputs: Sequence, replies: Sequence, template: str, at: object
+) -> torch.Tensor:
     "Log-probabilities behind texts, a lane for each, one text after the other: (texts * tokens, vocabulary)."
     prefixes = []
     rows = []
     lanes = []
     for lane, text in enumerate(texts):
-        asked = [instructed(text, input, template) for input in inputs]
-        ids = lm.tokenizer(asked)["input_ids"]
+        asked = [bare_context(lm, instructed(text, input, template), at) for input in inputs]
+        ids = [encode_context(lm, question).ids for question in asked]
         prefix, contexts = _split_prefix(lm, ids)
         prefixes.append(prefix)
         for context, reply in zip(contexts, replies):
@@ -127,7 +133,7 @@ def _ends(lm: FrozenLM, replies: Sequence[str]) -> torch.Tensor:
     has_end = lm.tokenizer.eos_token_id is not None
     ends = []
     for reply in replies:
-        tokens = len(lm.token_ids(reply)) if reply else 0
+        tokens = len(lm.token_ids(reply, continuing=True)) if reply else 0
         ends += [False] * tokens + [tokens > 0] * has_end
     return torch.tensor(ends, dtype=torch.bool)
 
@@ -144,7 +150,7 @@ def divergence_parts(
 ) -> pd.DataFrame:  # a row for each text: answer, end, all (nats per token), tokens and ends (how many)
     """Divergence from the model behind a prompt to the model behind each text, on the prompt's answers and their ends.
 
-    Raises ValueError without inputs."""
+    Texts are asked inside the chat template where the prompt stands there. Raises ValueError without inputs."""
     if not len(inputs):
         raise ValueError("There are no inputs: give at least one of the prompt's task.")
     if answers is None:
@@ -154,7 +160,7 @@ def divergence_parts(
     found = []
     for i in range(0, len(texts), size):
         part = texts[i : i + size]
-        theirs = _behind_texts(lm, part, inputs, answers, template).view(len(part), *ours.shape)
+        theirs = _behind_texts(lm, part, inputs, answers, template, prompt.at).view(len(part), *ours.shape)
         found.append((ours.exp() * (ours - theirs)).sum(-1).clamp(min=0))
     each_token = torch.cat(found) if found else ours.new_zeros(0, len(ours))
     ends = _ends(lm, answers).to(each_token.device)
@@ -182,7 +188,8 @@ def text_divergence(
 ) -> list[float]:  # nats per token for each text, 0 or more
     """Divergence from the model behind a prompt to the model behind each text, on the prompt's own answers.
 
-    Of an answer that is empty the end is all that is said, and counts. Raises ValueError without inputs."""
+    Of an answer that is empty the end is all that is said, and counts. Texts are asked inside the chat template
+    where the prompt stands there. Raises ValueError without inputs."""
     parts = divergence_parts(lm, prompt, texts, inputs, answers, template, batch_size)
     return parts["all" if end else "answer"].tolist()
 

@@ -43,6 +43,7 @@ class PromptConfig:
     batch_size: int = 16
     lr: float | None = None
     seed: int = 0
+    at: str | int = field(default="start", metadata=dict(later=True))  # where prompts go
     examples: tuple = field(default=(), compare=False, repr=False)  # what to train on; `data` stands for it
     lm: FrozenLM | None = field(default=None, compare=False, repr=False)
 
@@ -56,7 +57,7 @@ class PromptConfig:
         seed = 0
         if self.start == "own":
             seed = crc32(f"{self.task}|{self.seed}".encode())
-        return SoftPrompt.init(self.lm, self.n, self.how, seed, self.text)
+        return SoftPrompt.init(self.lm, self.n, self.how, seed, self.text, self.at)
 
     def run(
         self,
@@ -253,7 +254,7 @@ def train_prompts(
     store: RunStore | str | Path | None = None,  # where prompts are recorded; None: nowhere
     wave: int = 64,  # prompts that are trained together
     progress: bool = True,  # show a bar with an estimate?
-    **settings,  # how, text, lr of `PromptConfig`
+    **settings,  # how, text, lr, at of `PromptConfig`
 ) -> Pairs:  # in the order of seeds and tasks
     """A prompt for every task and seed; what a store has is not done again.
 

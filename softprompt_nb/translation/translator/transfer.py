@@ -261,6 +261,7 @@ def transfer(
     template: str = INSTRUCTION_TEMPLATE,  # how a text is put
     max_new_tokens: int = 48,  # longest answer of an endpoint
     progress: bool = False,  # show a bar?
+    at: str = "start",  # "chat": a `FrozenLM` is asked inside its chat template, as an endpoint is
 ) -> pd.DataFrame:  # a row for each prompt and method: accuracy there, items asked and answered
     """Accuracy of texts on another model; tasks of which nothing was answered have no accuracy.
 
@@ -274,7 +275,7 @@ def transfer(
     texts = unique.text.tolist()
     given = [tasks[name] for name in unique.task]
     if isinstance(model, FrozenLM):
-        scores = execute(model, given, texts, items=items, template=template)
+        scores = execute(model, given, texts, items=items, template=template, at=at)
         asked = [len(score) for score in scores]
     else:
         scores, asked = _served(model, given, texts, items, template, max_new_tokens, progress)

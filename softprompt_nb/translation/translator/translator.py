@@ -180,13 +180,13 @@ def rows(
 ) -> list[Encoded]:
     "Tokens around each prompt, with the text as the target."
     lm = self.lm
-    before = lm.token_ids(self.config.before) if self.config.before else []
-    after = lm.token_ids(self.config.after) if self.config.after else []
+    before = lm.token_ids(self.config.before, special=True)
+    after = lm.token_ids(self.config.after, continuing=True) if self.config.after else []
     closing = [lm.tokenizer.eos_token_id] if end and lm.tokenizer.eos_token_id is not None else []
     around = [*before, *after]
     encoded = []
     for text in texts:
-        target = lm.token_ids(text) if text else []
+        target = lm.token_ids(text, continuing=True) if text else []
         encoded.append(Encoded([*around, *target, *closing], len(around), len(before)))
     return encoded
 
