@@ -75,12 +75,15 @@ def proportion(
     level: float = 0.95,  # coverage: 0.9, 0.95 or 0.99
     seeds: Sequence[int] = (),  # seeds that took part
 ) -> Measured:
-    "Share of hits with Wilson's interval (Wilson 1927); raises ValueError without items."
+    "Share of hits with Wilson's interval (Wilson 1927); raises ValueError without items, and for what is no yes or no."
     n = len(hits)
     if n == 0:
         raise ValueError("A share of no items has no value: give at least one item.")
     if level not in _Z:
         raise ValueError(f"level={level}: use one of {', '.join(map(str, _Z))}.")
+    for i, hit in enumerate(hits):
+        if isinstance(hit, str) or hit not in (0, 1):
+            raise ValueError(f"Item {i} is {hit!r:.40}, which is neither right nor wrong: give True or False, 1 or 0.")
     share = sum(map(bool, hits)) / n
     z = _Z[level]
     scale = 1 + z * z / n
@@ -98,6 +101,15 @@ def proportion(
     )
 
 # %% ../nbs/measure.ipynb #c010
+def _check_values(values, what):
+    "Raises ValueError for a value that is not a number."
+    for i in np.flatnonzero(np.isnan(values)):
+        raise ValueError(
+            f"{what} {i} is not a number (NaN), so there is no mean: see how it came about (a model in float16 that "
+            "overflows is loaded with dtype='bfloat16' or 'float32'), or leave it out and say so."
+        )
+
+
 def mean(
     values: Sequence[float],  # one value per item
     level: float = 0.95,  # coverage
@@ -105,14 +117,19 @@ def mean(
     weights: Sequence[float] | None = None,  # weight of each item, such as its number of target tokens
     draws: int = 1000,  # bootstrap samples
 ) -> Measured:
-    "(Weighted) mean with a percentile bootstrap interval over items (Efron 1979); raises ValueError without items."
+    "(Weighted) mean with a bootstrap interval over items (Efron 1979); raises ValueError without items, and for NaN."
     items = np.asarray([float(x) for x in values])
     n = len(items)
     if n == 0:
         raise ValueError("A mean of no items has no value: give at least one item.")
+    _check_values(items, "Item")
     shares = np.ones_like(items)
     if weights is not None:
         shares = np.asarray([float(x) for x in weights])
+        if len(shares) != n or not (shares >= 0).all() or not 0 < shares.sum() < math.inf:
+            raise ValueError(
+                f"{len(shares)} weights for {n} items: give one for each, none below zero, and not all of them zero."
+            )
     value = (items * shares).sum() / shares.sum()
     pick = np.random.default_rng(0).integers(0, n, (draws, n))
     drawn, drawn_shares = items[pick], shares[pick]
@@ -170,11 +187,12 @@ def over_runs(
     values: Sequence[float],  # one value per run
     seeds: Sequence[int] = (),  # their seeds
 ) -> Measured:
-    "Mean over runs with Student's 95 % interval; raises ValueError without runs."
+    "Mean over runs with Student's 95 % interval; raises ValueError without runs, and for NaN."
     runs = np.asarray([float(x) for x in values])
     n = len(runs)
     if n == 0:
         raise ValueError("A mean of no runs has no value: give at least one run.")
+    _check_values(runs, "Run")
     half = math.nan
     if n > 1:
         half = _t95(n - 1) * runs.std(ddof=1) / math.sqrt(n)

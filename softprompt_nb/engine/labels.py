@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from os.path import commonprefix
 
 from ..data import Example
-from .inference import end_of_options, option_logprobs
+from .inference import end_of_options, in_template, option_logprobs
 from ..lm import FrozenLM
 from ..measure import Measured, proportion
 from ..patching import patch
@@ -222,6 +222,7 @@ def label_accuracy(
     by: str = "sum",  # what `accuracy` goes by: "sum" of log-probabilities, per "tokens", or with the "prior" taken off
     end: bool | str | None = None,  # is what ends an answer part of it? None: as the prompt was tuned
     content_free: str | Sequence[str] | None = None,  # inputs for the prior; None: see `without_content`
+    chat: bool | str = False,  # in the chat template? a text is the system message, see `as_chat`
     batch_size: int = 64,  # rows a pass
 ) -> LabelAccuracy:
     "Share of examples whose target is the likeliest of the labels; raises ValueError for what does not fit together."
@@ -229,8 +230,10 @@ def label_accuracy(
         raise ValueError(f"by={by!r}: use one of {', '.join(map(repr, LABEL_WAYS))}.")
     if not len(examples):
         raise ValueError("There are no examples: at least one is needed.")
-    texts = [example.input for example in examples]
     lists, right = _labels_of(examples, labels)
+    texts = [example.input for example in in_template(lm, prompt, examples, chat)]
+    if chat is not False:
+        lists = [tuple(label.lstrip(" ") for label in of_row) for of_row in lists]  # as a turn begins
     if isinstance(content_free, str):
         content_free = [content_free]
     frees = [without_content(texts)] if content_free is None else list(content_free)

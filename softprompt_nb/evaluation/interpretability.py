@@ -302,7 +302,9 @@ def choose(
     if not isinstance(reader, FrozenLM):
         return list(reader(text, descriptions))
     questions = [ask.format(text), ask.format("")]
-    behind_text, behind_nothing = score_options(reader, None, questions, list(descriptions), normalize="tokens")
+    behind_text, behind_nothing = score_options(
+        reader, None, questions, list(descriptions), normalize="tokens", end=False
+    )
     return (behind_text - behind_nothing).tolist()
 
 

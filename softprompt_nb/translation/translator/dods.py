@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from ...data import Example, load_examples
-from ...engine.inference import first_line
+from ...engine.inference import composed, first_line, has_lines
 from ...files import write_file
 from ...lab.grammar import Composed, any_task, grammar
 from ...patching import patch
@@ -30,47 +30,52 @@ import datasets
 import pandas as pd
 
 # %% ../../../nbs/translation/translator/dods.ipynb #c004
-def _tidied(text: str) -> str:
-    "The first line in small letters, with single spaces and without a final full stop."
-    spaced = re.sub(r"\s+", " ", first_line(text).lower())
+def _like(text: str, right: str) -> str:
+    "As much of a text as is compared with a right answer: its first line, unless the right one has several."
+    return composed(text if has_lines(right) else first_line(text))
+
+
+def _tidied(text: str, right: str | None = None) -> str:
+    "What is compared, in small letters, with single spaces and without a final full stop."
+    spaced = re.sub(r"\s+", " ", _like(text, "" if right is None else right).lower())
     return spaced.removesuffix(".").strip()
 
 
 def _line(answer: str, right: Sequence[str]) -> float:
-    "Is it one of the right lines? Every sign counts: so the lab's tasks are judged."
-    line = first_line(answer)
-    return float(any(line == first_line(text) for text in right))
+    "Is it one of the right answers? Every sign counts: so the lab's tasks are judged."
+    return float(any(_like(answer, text) == composed(text) for text in right))
 
 
 def _exact(answer: str, right: Sequence[str]) -> float:
-    tidied = _tidied(answer)
-    return float(any(tidied == _tidied(text) for text in right))
+    return float(any(_tidied(answer, text) == _tidied(text, text) for text in right))
 
 
 def _contains(answer: str, right: Sequence[str]) -> float:
     "Does a right answer stand in it, as whole words?"
-    patterns = [rf"(?<!\w){re.escape(_tidied(text))}(?!\w)" for text in right]
-    return float(any(re.search(pattern, _tidied(answer)) for pattern in patterns))
+    found = []
+    for text in right:
+        pattern = rf"(?<!\w){re.escape(_tidied(text, text))}(?!\w)"
+        found.append(re.search(pattern, _tidied(answer, text)))
+    return float(any(found))
 
 
 def _word_f1(answer: str, right: Sequence[str]) -> float:
     "The best F1 of words, each counted as often as it comes."
-    words = Counter(_tidied(answer).split())
     scores = []
     for text in right:
-        others = Counter(_tidied(text).split())
+        words = Counter(_tidied(answer, text).split())
+        others = Counter(_tidied(text, text).split())
         both = sum((words & others).values())
         scores.append(2 * both / max(1, sum(words.values()) + sum(others.values())))
     return max(scores)
 
 
 def _same_words(answer: str, right: Sequence[str]) -> float:
-    words = set(words_of(first_line(answer)))
-    return float(any(words == set(words_of(text)) for text in right))
+    return float(any(set(words_of(_like(answer, text))) == set(words_of(text)) for text in right))
 
 
 def _rouge(answer: str, right: Sequence[str]) -> float:
-    return rouge_l(first_line(answer), list(right))
+    return max(rouge_l(_like(answer, text), [text]) for text in right)
 
 
 CHECKERS = dict(line=_line, exact=_exact, contains=_contains, f1=_word_f1, set=_same_words, rouge=_rouge)

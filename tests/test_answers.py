@@ -1,0 +1,183 @@
+"""When a generated answer is right, and examples in a chat template."""
+
+import json
+import unicodedata
+
+from softprompt_nb.chat import as_chat, chat_text
+from softprompt_nb.data import Example
+from softprompt_nb.engine import inference
+from softprompt_nb.engine.inference import begins_with, exact_match, generate, loss_on
+from softprompt_nb.engine.labels import label_accuracy
+from softprompt_nb.load import load_lm
+from softprompt_nb.measure import mean, over_runs, proportion
+from softprompt_nb.prompts import SoftPrompt
+from softprompt_nb.translation.translator.dods import CHECKERS
+
+import pytest
+import torch
+from families import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+words = st.text("ab é\n", min_size=1, max_size=6).filter(str.strip)
+
+
+@pytest.fixture
+def says(monkeypatch):
+    "Lets the model say what a test wants."
+
+    def put(answers):
+        monkeypatch.setattr(inference, "generate", lambda *args, **kwargs: list(answers))
+        monkeypatch.setattr(inference, "_check_misses", lambda *args: None)
+
+    return put
+
+
+def match(says, answers, targets, **options):
+    says(answers)
+    examples = [Example("q", target) for target in targets]
+    return [bool(hit) for hit in exact_match(load_lm(), None, examples, **options).items]
+
+
+def test_a_target_of_several_lines_is_compared_whole(says):
+    right, wrong = (json.dumps(dict(name="Ann", city=city), indent=2) for city in ("Bonn", "Atlantis"))
+    assert match(says, [right, wrong, right + "\nText:"], [right] * 3) == [True, False, False]
+    assert match(says, [right + "\nText: Bo\n"], [right], stop="\nText:") == [True]
+    assert match(says, [" paris\nCountry: spain", "\n\nparis"], [" paris"] * 2) == [True, True]
+    assert match(says, [" paris\nrome"], [" paris"], stop="\n\n") == [False]
+    with pytest.raises(ValueError, match="Row 0: the target .* holds the stop"):
+        match(says, ["a"], ["a\nb"], stop="\n")
+    with pytest.raises(ValueError, match="ends nothing"):
+        match(says, ["a"], ["a"], stop="")
+
+
+@settings(max_examples=60, deadline=None)
+@given(words, words, st.sampled_from(["NFC", "NFD"]))
+def test_answers_are_equal_as_composed_texts(answer, target, form):
+    right = inference._are_right([unicodedata.normalize(form, answer)], [target], None, False, None)[0]
+    whole = answer.strip() if "\n" in target.strip() else answer.strip().split("\n")[0].strip()
+    assert right is (whole == target.strip())
+
+
+def test_compatible_signs_are_other_signs(says):
+    assert match(says, ["x²", "ﬁt"], ["x2", "fit"]) == [False, False]
+
+
+def test_a_model_that_does_not_stop_may_begin_with_the_answer(says):
+    said = [" positive. The film", " positively bad", " 10.5", " 10. And", " 10%", " so-so", " good and bad, I think"]
+    targets = [" positive", " positive", " 10", " 10", " 10", " so", " good and bad"]
+    assert match(says, said, targets, begins=True) == [True, False, False, True, True, False, True]
+    assert match(says, said, targets) == [False] * 7
+    assert match(says, [" good and bad"] * 2, [" good", " good and bad"], begins=True) == [False, True]
+    with pytest.raises(ValueError, match="one of them"):
+        match(says, ["a"], ["a"], begins=True, read=str.lower)
+
+
+@given(st.text("a1. ", min_size=1, max_size=4).filter(str.strip), st.text("a1. ", max_size=4))
+def test_what_begins_with_an_answer_contains_it(target, more):
+    if begins_with(target + more, target):
+        assert (target + more).strip().startswith(target.strip())
+    assert begins_with(target, target) and not begins_with("x" + target, target)
+
+
+def test_what_is_read_from_both_is_compared(says):
+    def number(text):
+        digits = "".join(filter(str.isdigit, text))
+        return int(digits) if digits else None
+
+    assert match(says, ["it is 7 .", "none", "007"], [" 7", " 7", " 7"], read=number) == [True, False, True]
+    assert match(says, ["none"], ["nothing"], read=number) == [False]
+
+
+def test_exact_match_of_a_model_that_overflows_is_refused():
+    lm = tiny("llama", dtype=torch.float16)
+    with torch.no_grad():
+        lm.model.get_output_embeddings().weight.mul_(1e5)
+    with pytest.raises(ValueError, match="NaN.*bfloat16"):
+        exact_match(lm, None, [Example("ab", " c")])
+
+
+def test_exact_match_is_that_of_generated_texts():
+    lm = tiny("gpt2", dtype=torch.float64)
+    texts = ["abc", "a longer one", "q"]
+    said = generate(lm, None, texts, 9)
+    assert exact_match(lm, None, [Example(*pair) for pair in zip(texts, said)], max_new_tokens=9) == 1
+    assert exact_match(lm, None, [Example(text, each[:-1] + "#") for text, each in zip(texts, said)]) == 0
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% if messages[0].role != 'system' %}[be kind]{% endif %}"
+    "{% for turn in messages %}[{{ turn.role }}: {{ turn.content }}]{% endfor %}"
+    "{% if add_generation_prompt %}[answer: {% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    "system, want",
+    [
+        (None, "<bos>[be kind][user: hi][answer: "),
+        ("short", "<bos>[system: short][user: hi][answer: "),
+        ("", "<bos>[user: hi][answer: "),
+    ],
+)
+def test_the_system_message_is_the_template_s_or_ours_or_none(system, want):
+    lm = tiny("llama", bos=True)
+    lm.tokenizer.chat_template = TEMPLATE
+    assert chat_text(lm, "hi", system) == want
+    assert as_chat(lm, [Example("hi", " x")], system) == [Example(want, "x")]
+
+
+def test_chat_is_one_argument_and_the_examples_stay():
+    lm = tiny("llama", dtype=torch.float64)
+    lm.tokenizer.chat_template = TEMPLATE.replace("{{ bos_token }}", "")
+    examples = [Example("hi", " x"), Example("ho", " y")]
+    for chat, system in ((True, None), ("short", "short"), ("", "")):
+        ready = as_chat(lm, examples, system)
+        for prompt in (None, SoftPrompt.init(lm, 2)):
+            assert loss_on(lm, prompt, examples, chat=chat) == loss_on(lm, prompt, ready)
+            assert exact_match(lm, prompt, examples, chat=chat) == exact_match(lm, prompt, ready)
+            ours = label_accuracy(lm, prompt, examples, [" x", " y"], chat=chat)
+            theirs = label_accuracy(lm, prompt, ready, ["x", "y"])
+            assert (ours.scores == theirs.scores).all() and ours.labels == (("x", "y"),) * 2
+            assert ours.content_free == theirs.content_free
+    with pytest.raises(ValueError, match="makes its chat template itself"):
+        loss_on(lm, SoftPrompt.init(lm, 2, at="chat"), examples, chat=True)
+    lm.tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="no chat template"):
+        loss_on(lm, None, examples, chat=True)
+
+
+@pytest.mark.parametrize(
+    "template, message",
+    [
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}", "does not take these"),
+        ("{% for turn in messages %}{{ loop.length }}{{ turn.content }}{% endfor %}", "cannot be left out"),
+    ],
+)
+def test_templates_that_cannot_do_it_say_so(template, message):
+    lm = tiny("llama")
+    lm.tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=message):
+        chat_text(lm, "hi", "short" if "raise" in template else "")
+
+
+@pytest.mark.parametrize("take", [mean, over_runs, proportion])
+def test_no_mean_and_no_share_of_what_is_not_a_number(take):
+    with pytest.raises(ValueError, match="Item 1|Run 1"):
+        take([1.0, float("nan"), 0.0])
+
+
+def test_shares_are_of_truth_values_and_weights_are_weights():
+    for wrong in ("False", 0.5, 2):
+        with pytest.raises(ValueError, match="neither right nor wrong"):
+            proportion([True, wrong])
+    for weights in ([1.0], [0.0, 0.0], [1.0, -1.0], [1.0, float("nan")]):
+        with pytest.raises(ValueError, match="weights for 2 items"):
+            mean([1.0, 2.0], weights=weights)
+
+
+def test_checkers_of_tasks_compare_right_answers_of_several_lines_whole():
+    right = "a b\nc d"
+    for name, check in CHECKERS.items():
+        assert check(right, [right]) == 1 and check("a b\nmore", ["a b"]) == 1, name
+        assert check("a b\nx y", [right]) < 1, name
