@@ -6,8 +6,10 @@ import unicodedata
 from softprompt_nb.chat import as_chat, chat_text
 from softprompt_nb.data import Example
 from softprompt_nb.engine import inference
-from softprompt_nb.engine.inference import begins_with, exact_match, generate, loss_on
+from softprompt_nb.engine.answers import are_right, begins_with
+from softprompt_nb.engine.inference import exact_match, generate, loss_on
 from softprompt_nb.engine.labels import label_accuracy
+from softprompt_nb.evaluation.formats.formats import final_number
 from softprompt_nb.load import load_lm
 from softprompt_nb.measure import mean, over_runs, proportion
 from softprompt_nb.prompts import SoftPrompt
@@ -54,7 +56,7 @@ def test_a_target_of_several_lines_is_compared_whole(says):
 @settings(max_examples=60, deadline=None)
 @given(words, words, st.sampled_from(["NFC", "NFD"]))
 def test_answers_are_equal_as_composed_texts(answer, target, form):
-    right = inference._are_right([unicodedata.normalize(form, answer)], [target], None, False, None)[0]
+    right = are_right([unicodedata.normalize(form, answer)], [target])[0]
     whole = answer.strip() if "\n" in target.strip() else answer.strip().split("\n")[0].strip()
     assert right is (whole == target.strip())
 
@@ -181,3 +183,8 @@ def test_checkers_of_tasks_compare_right_answers_of_several_lines_whole():
     for name, check in CHECKERS.items():
         assert check(right, [right]) == 1 and check("a b\nmore", ["a b"]) == 1, name
         assert check("a b\nx y", [right]) < 1, name
+
+
+def test_worked_solutions_are_compared_by_their_last_number(says):
+    said = ["3 * 24 = 72\n#### 72", "The answer is 72.0 eggs.", "24 + 48 = 72", "so 1,072", "no idea"]
+    assert match(says, said, ["#### 72"] * 5, read=final_number) == [True, True, True, False, False]

@@ -42,6 +42,7 @@ _HOME = {
     "every_size": "distance.measures",
     "fair": "distance.capabilities",
     "faithfulness": "interpretability",
+    "final_number": "formats.formats",
     "first_flat": "distance.measures",
     "fixed_rows": "distance.rungs",
     "follower": "interpretability",

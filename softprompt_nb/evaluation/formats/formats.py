@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LETTER', 'YESNO', 'EXACT', 'NUMBER', 'SOLUTION', 'JSON', 'FORMATS', 'Item', 'normal', 'Format', 'letter_format',
-           'plain_number']
+           'plain_number', 'final_number']
 
 # %% ../../../nbs/evaluation/formats/formats.ipynb #c003
 import json
@@ -259,6 +259,14 @@ SOLUTION = Format(
     tokens=320,
     own=own_part,
 )
+
+# %% ../../../nbs/evaluation/formats/formats.ipynb #na3055c4
+def final_number(
+    reply: str,  # a worked solution, or a target
+) -> str | None:  # in the form that equal numbers share; None where there is no number
+    'The number that a text ends up with: behind ####, behind "the answer is", else the last one.'
+    found = said_number(reply)
+    return None if found is None else plain_number(found)
 
 # %% ../../../nbs/evaluation/formats/formats.ipynb #c021
 def _read_json(reply, item):

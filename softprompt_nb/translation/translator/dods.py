@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from ...data import Example, load_examples
-from ...engine.inference import composed, first_line, has_lines
+from ...engine.answers import as_compared, first_line, has_lines
 from ...files import write_file
 from ...lab.grammar import Composed, any_task, grammar
 from ...patching import patch
@@ -32,7 +32,7 @@ import pandas as pd
 # %% ../../../nbs/translation/translator/dods.ipynb #c004
 def _like(text: str, right: str) -> str:
     "As much of a text as is compared with a right answer: its first line, unless the right one has several."
-    return composed(text if has_lines(right) else first_line(text))
+    return as_compared(text if has_lines(right) else first_line(text))
 
 
 def _tidied(text: str, right: str | None = None) -> str:
@@ -43,7 +43,7 @@ def _tidied(text: str, right: str | None = None) -> str:
 
 def _line(answer: str, right: Sequence[str]) -> float:
     "Is it one of the right answers? Every sign counts: so the lab's tasks are judged."
-    return float(any(_like(answer, text) == composed(text) for text in right))
+    return float(any(_like(answer, text) == as_compared(text) for text in right))
 
 
 def _exact(answer: str, right: Sequence[str]) -> float:
