@@ -9,9 +9,12 @@ __all__ = ['SETS', 'PUBLISHED', 'WAYS', 'SHOTS', 'SCALES', 'PEFT_RATES', 'TextSe
 # %% ../../nbs/studies/classification.ipynb #k003
 import csv
 import hashlib
+import math
+import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from ..data import Example
@@ -24,6 +27,7 @@ from ..patching import patch
 from ..prompts import SoftPrompt
 from ..training.many import tune_many
 from ..training.step import RELATIVE_LR
+from ..training.tuning import Run
 
 import pandas as pd
 import torch
@@ -170,8 +174,8 @@ class ClassifyConfig:
     steps: int = 80
     batch_size: int = 16
     n_test: int = 400
-    folder: str = "data"  # where the sets are; not part of what a run is
-    device: str | None = None
+    folder: str = field(default="data", compare=False)  # where the sets are; no part of what a run is
+    device: str | None = field(default=None, compare=False)  # where the model runs
 
     def __post_init__(self) -> None:
         if self.way not in WAYS:
@@ -237,9 +241,18 @@ def choices(
     return {"soft": len(SCALES), "peft": len(PEFT_RATES)}.get(self.way, 1)
 
 # %% ../../nbs/studies/classification.ipynb #k018
+@lru_cache(maxsize=64)
+def _bare_scores(lm: FrozenLM, texts: tuple, labels: tuple) -> torch.Tensor:
+    "Scores of label words without a prompt, which draws have in common."
+    return score_options(lm, None, texts, list(labels), batch_size=128, end=False).cpu()
+
+
 def _hits(lm: FrozenLM, prompt: SoftPrompt | None, texts: Sequence[str], examples: Sequence, labels: Sequence) -> list:
     "Is the right label word the most probable one, for each example?"
-    scores = score_options(lm, prompt, texts, list(labels), batch_size=128, end=False)
+    if prompt is None:
+        scores = _bare_scores(lm, tuple(texts), tuple(labels))
+    else:
+        scores = score_options(lm, prompt, texts, list(labels), batch_size=128, end=False).cpu()
     right = torch.tensor([labels.index(example.target) for example in examples])
     return (scores.argmax(1) == right).tolist()
 
@@ -300,6 +313,13 @@ def tune_configs(
     )
 
 
+def _with_losses(config: ClassifyConfig, lm: FrozenLM, tuned: Run) -> Result:
+    "What a tuned prompt is worth, and how its tuning went."
+    record = tuned.record
+    losses = dict(first_loss=record["first_loss"], final_loss=record["final_loss"], lr=record["settings"]["lr"])
+    return Result(config.measured(lm, config.split(), tuned.prompt) | losses, tuned.history, tuned.prompt)
+
+
 @patch
 def run(
     self: ClassifyConfig,
@@ -309,11 +329,7 @@ def run(
     lm, split = self.lm(), self.split()
     if self.way not in ("soft", "peft"):
         return Result(self.measured(lm, split))
-    tuned = tune_configs(lm, [self], progress=False)[0]
-    losses = dict(
-        first_loss=tuned.record["first_loss"], final_loss=tuned.record["final_loss"], lr=tuned.record["settings"]["lr"]
-    )
-    return Result(self.measured(lm, split, tuned.prompt) | losses, tuned.history, tuned.prompt)
+    return _with_losses(self, lm, tune_configs(lm, [self], progress=False)[0])
 
 # %% ../../nbs/studies/classification.ipynb #k024
 def classify_configs(
@@ -335,15 +351,25 @@ def classify_configs(
     return configs
 
 
+def _trained_together(lm: FrozenLM, configs: Sequence[ClassifyConfig]) -> list[Result | Exception]:
+    "Results of trained ways, or what went wrong."
+    try:
+        runs = tune_configs(lm, configs, progress=False)
+        return [_with_losses(config, lm, run) for config, run in zip(configs, runs)]
+    except (ValueError, RuntimeError) as e:
+        return [e] * len(configs)
+
+
 def run_classification(
     store: RunStore,  # where the records go; what is there is not done again
     configs: Sequence[ClassifyConfig],  # in this order
     together: int = 1,  # tunings that share a pass on the way; one on a CPU, tens on a GPU
     progress: bool = True,  # say what is under way?
+    until: float = math.inf,  # nothing is begun behind this time of `time.perf_counter()`
 ) -> None:
     "Run what is missing of a study; failures are in `store.failed()`."
     left = store.missing(configs)
-    while left:
+    while left and time.perf_counter() < until:
         first = left[0]
         trained = first.way in ("soft", "peft")
         alike = [c for c in left if (c.model, c.texts, c.way) == (first.model, first.texts, first.way)]
@@ -351,17 +377,9 @@ def run_classification(
         lm = first.lm()
         if progress:
             print(f"{len(left)} left; {first.model}, {first.texts}, {first.way}, {len(group)} together", flush=True)
-        tuned = tune_configs(lm, group, progress=False) if trained and len(group) > 1 else [None] * len(group)
-        for config, run in zip(group, tuned):
+        results = _trained_together(lm, group) if trained and len(group) > 1 else [None] * len(group)
+        for config, result in zip(group, results):
             with store.claim(content_hash(config), wait=True) as work:
-                result = None
-                if run is not None:
-                    facts = dict(
-                        first_loss=run.record["first_loss"],
-                        final_loss=run.record["final_loss"],
-                        lr=run.record["settings"]["lr"],
-                    )
-                    result = Result(config.measured(lm, config.split(), run.prompt) | facts, run.history, run.prompt)
                 attempt(store, config, work, result, together=len(group))
         left = [config for config in left if config not in group]
 
