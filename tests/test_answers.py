@@ -188,3 +188,19 @@ def test_checkers_of_tasks_compare_right_answers_of_several_lines_whole():
 def test_worked_solutions_are_compared_by_their_last_number(says):
     said = ["3 * 24 = 72\n#### 72", "The answer is 72.0 eggs.", "24 + 48 = 72", "so 1,072", "no idea"]
     assert match(says, said, ["#### 72"] * 5, read=final_number) == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("prompted", [False, True])
+def test_nothing_is_said_by_a_model_that_overflows(prompted):
+    lm = tiny("llama", dtype=torch.float16)
+    with torch.no_grad():
+        lm.model.get_output_embeddings().weight.mul_(1e5)
+    prompt = SoftPrompt.init(lm, 2) if prompted else None
+    with pytest.raises(ValueError, match="NaN.*bfloat16"):
+        generate(lm, prompt, ["ab", "a longer text"], 4)
+
+
+def test_nothing_is_said_behind_a_prompt_that_diverged():
+    lm = tiny("gpt2")
+    with pytest.raises(ValueError, match="NaN.*diverged"):
+        generate(lm, SoftPrompt(torch.full((2, lm.d_model), torch.nan)), "ab", 4)

@@ -49,7 +49,7 @@ _HOME = {
     "prompted_loss": "forward",
     "prompted_losses": "forward",
     "prompts_of": "forward",
-    "refuse_nan": "inference",
+    "refuse_nan": "decoding",
     "result_of": "forward",
     "row_lengths": "borders",
     "row_start": "sharing",
