@@ -6,6 +6,7 @@ from functools import cache
 from softprompt_nb.conditional import ConditionalPrompt
 from softprompt_nb.data import Encoded, Example, encode_at
 from softprompt_nb.engine.forward import assemble
+from softprompt_nb.engine.inference import generate, score_options
 from softprompt_nb.prompts import SoftPrompt, as_prompt
 from softprompt_nb.training import many, step
 from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog
@@ -473,3 +474,16 @@ def test_what_plainly_is_meant_is_taken(tmp_path):
             EarlyStop(**wrong)
     with pytest.raises(ValueError, match="column='smoth': a step has step, loss, smooth"):
         quick(lm, callbacks=EarlyStop(below=0.0, column="smoth"))
+
+
+def test_one_text_where_a_list_is_meant_is_no_row_a_letter():
+    lm = lm_of()
+    run = quick(lm)
+    for texts, options in ((["abc"], " a"), ("abc", [" a", " b"])):
+        with pytest.raises(ValueError, match="is a str: give a list of"):
+            score_options(lm, run.prompt, texts, options)
+    for given_, kind in ((run, "Run"), (3, "int"), ("folder", "str")):
+        with pytest.raises(ValueError, match=f"prompt is a {kind}: give a SoftPrompt .such as run.prompt"):
+            score_options(lm, given_, ["abc"], [" a", " b"])
+        with pytest.raises(ValueError, match=f"prompt is a {kind}"):
+            generate(lm, given_, "abc", 3)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..arguments import several
 from ..chat import as_chat
 from ..data import Encoded, Example, check_lengths, encode_at, encode_context, pad_rows
 from .answers import are_right, check_comparison, has_lines
@@ -30,6 +31,11 @@ def _vectors_and_place(lm, prompt):
         return None, "start"
     if isinstance(prompt, torch.Tensor):
         prompt = SoftPrompt(prompt)
+    if not isinstance(prompt, SoftPrompt):
+        raise ValueError(
+            f"prompt is a {type(prompt).__name__}: give a SoftPrompt (such as run.prompt), "
+            "vectors, None, or a list with one of these for each row."
+        )
     return vectors_on(lm, prompt), prompt.at
 
 
@@ -350,6 +356,8 @@ def _check_options(texts, options):
     "A list of options for each text; raises ValueError for lists that do not pair up, are empty or repeat an option."
     if not len(texts) or not len(options):
         raise ValueError("There are no texts or no options: at least one of each is needed.")
+    texts = several(texts, "texts", what="texts")
+    options = several(options, "options", what="answers")
     lists = [options] * len(texts) if isinstance(options[0], str) else options
     if len(lists) != len(texts):
         raise ValueError(f"{len(lists)} lists of options for {len(texts)} texts: give one list, or one for each text.")

@@ -6,6 +6,7 @@
 __all__ = ['OF_TUNE', 'split_examples', 'TuneConfig']
 
 # %% ../../nbs/experiments/configs.ipynb #c003
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -114,9 +115,15 @@ def measured(
     "The `Result` of a tuning; raises KeyboardInterrupt for one that was interrupted."
     if run.record["outcome"] == "interrupted":
         raise KeyboardInterrupt  # not a result: it goes on from its state when it is started again
-    metrics = dict(
-        loss=loss_on(lm, run.prompt, test),
-        exact_match=exact_match(lm, run.prompt, test),
+    metrics = {}
+    for name, measure in dict(loss=loss_on, exact_match=exact_match).items():
+        try:
+            metrics[name] = measure(lm, run.prompt, test)
+        except ValueError:
+            if run.record["outcome"] != "diverged":
+                raise
+            metrics[name] = math.nan  # the best prompt of a tuning that diverged may give no number
+    metrics |= dict(
         final_loss=run.record["final_loss"],
         outcome=run.record["outcome"],
     )

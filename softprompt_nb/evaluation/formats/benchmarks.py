@@ -391,7 +391,7 @@ def _parsed(path):
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         return json.loads(text)
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [json.loads(line) for line in text.split("\n") if line.strip()]  # `splitlines` cuts inside of texts
 
 
 def _read_rows(source):

@@ -252,7 +252,7 @@ def _read_rows(path: Path) -> list[dict]:
     "The rows of a file."
     if path.suffix == ".parquet":
         return pd.read_parquet(path).to_dict("records")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 @patch(cls_method=True)
