@@ -5,6 +5,7 @@ import functools
 import json
 import random
 import re
+import threading
 from dataclasses import asdict, replace
 
 from softprompt_nb import load as loading
@@ -138,6 +139,16 @@ def test_a_model_is_trained_once_after_the_one_it_continues(cache, small_family,
     )
     again = load_lm("lab-b")
     assert capsys.readouterr().out == "" and lm.fingerprint == again.fingerprint
+
+
+def test_a_model_that_two_ask_for_at_once_is_trained_once(cache, small_family, capsys):
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(load_lm("lab-a").fingerprint)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert capsys.readouterr().out.count("not shipped") == 1 and len(found) == 2 and len(set(found)) == 1
 
 
 def test_training_that_is_cut_goes_on(cache, small_family, monkeypatch):

@@ -22,6 +22,7 @@ from ..lm import FrozenLM
 import pandas as pd
 import torch
 import transformers
+from filelock import FileLock
 from matplotlib.axes import Axes
 from transformers import GPTNeoXForCausalLM
 
@@ -131,6 +132,22 @@ def compare_losses(
     return abs(sum(ours[-n:]) - sum(recorded[-n:])) / n
 
 
+def _trained(name: str, target: Path, device: str | None, effort: float, progress: bool) -> Path:
+    "The folder of a model of the lab, trained now."
+    if progress:
+        print(f"{name} is not shipped with the package: training it by its recipe, once, into {target.parent}.")
+    run = pretrain(name, cache_folder() / "training" / name, device=device, progress=progress)
+    truth = ship(run, target, effort)
+    if (MODELS / name / "manifest.json").exists():
+        gap = compare_losses(truth.losses, lab_truth(name).losses)
+        if gap > 0.05:
+            print(
+                f"The last losses of {name} differ from the recorded ones by {gap:.3f} nats: "
+                "it is another model than the one that was measured."
+            )
+    return target
+
+
 def lab_model(
     name: str,  # one of `RECIPES`
     folder: str | Path | None = None,  # where to; `None` is the cache
@@ -146,18 +163,10 @@ def lab_model(
     if start:
         lab_model(start, device=device, effort=effort, progress=progress)
     target = Path(folder or cache_folder() / "models" / name)
-    if progress:
-        print(f"{name} is not shipped with the package: training it by its recipe, once, into {target.parent}.")
-    run = pretrain(name, cache_folder() / "training" / name, device=device, progress=progress)
-    truth = ship(run, target, effort)
-    if (MODELS / name / "manifest.json").exists():
-        gap = compare_losses(truth.losses, lab_truth(name).losses)
-        if gap > 0.05:
-            print(
-                f"The last losses of {name} differ from the recorded ones by {gap:.3f} nats: "
-                "it is another model than the one that was measured."
-            )
-    return target
+    checkpoints = cache_folder() / "training"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    with FileLock(checkpoints / f"{name}.lock"):  # another process may be at it
+        return (None if folder else find_model(name)) or _trained(name, target, device, effort, progress)
 
 # %% ../../nbs/lab/family.ipynb #c014
 def main(
