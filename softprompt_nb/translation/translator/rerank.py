@@ -111,7 +111,7 @@ def _behind_prompt(lm: FrozenLM, prompt: SoftPrompt, inputs: Sequence, replies: 
 
 
 def _behind_texts(
-    lm: FrozenLM, texts: list, inputs: Sequence, replies: Sequence, template: str, at: object
+    lm: FrozenLM, texts: list, inputs: Sequence, replies: Sequence, template: str, at: object = "start"
 ) -> torch.Tensor:
     "Log-probabilities behind texts, a lane for each, one text after the other: (texts * tokens, vocabulary)."
     prefixes = []
