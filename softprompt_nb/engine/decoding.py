@@ -139,8 +139,8 @@ class _Decoding(NamedTuple):
     shared: bool  # has each row a token behind a prefix?
     prefixes: int  # 1; 2 of one length; or 3, of several lengths
     even: bool  # are all rows as long?
-    size: int  # length up to which rows are of this kind, new tokens included
-    beyond: bool  # does a row reach beyond the attention window, new tokens included?
+    size: int  # length up to which rows are of this kind, new tokens included; 0 beyond the window
+    beyond: str  # what reaches beyond the attention window: "no", only "new" tokens, or a "row"
     gaps: bool  # would padding between a prefix and its text count in the window?
     rotary: bool  # would positions change while the text grows?
     steps: int  # tokens that can be decoded to see whether a way is right
@@ -164,13 +164,16 @@ def _kind(lm, prompts, batch, n_new, shared):
     found = borders(lm)
     longest = int(lengths.max())
     end = longest + n_new
+    beyond = "no"
+    if found.window is not None and end > found.window:
+        beyond = "new" if longest < found.window else "row"
     n_sizes = len(of_prompt.unique())
     return _Decoding(
         shared=shared,
         prefixes=1 if len(prompts) == 1 else min(n_sizes + 1, 3),
         even=bool((lengths == longest).all()),
-        size=size_class(end, found.window, found.rotary, lm.max_length),
-        beyond=found.window is not None and end > found.window,
+        size=size_class(end, found.window, found.rotary, lm.max_length) if beyond == "no" else 0,
+        beyond=beyond,
         gaps=shared and _has_gaps(prompts, batch, n_new, found.window),
         rotary=found.rotary is not None and end > found.rotary,
         steps=STEPS if lm.max_length is None else max(1, min(STEPS, lm.max_length - longest)),
@@ -227,10 +230,9 @@ def _is_exact(lm, prompts, rows, way, steps):
     return True
 
 # %% ../../nbs/engine/decoding.ipynb #nc0d3b93
-def _lengths_to_try(kind, window):
-    "How long the longest row is made for the check; where a window matters, so that new tokens cross it, too."
-    lengths = [kind.size - kind.steps]
-    return [*lengths, window - 1] if kind.beyond else lengths
+def _length_to_try(kind, window):
+    "How long the longest row is made for the check; where new tokens are to cross a window, so that they do."
+    return window - 1 if kind.beyond == "new" else kind.size - kind.steps
 
 
 @torch.no_grad()
@@ -246,15 +248,14 @@ def way_to_decode(
     if kind.rotary:
         return "full"
     if kind not in lm.plans:
-        sizes = _lengths_to_try(kind, borders(lm).window)
-        tried = [probe(lm, prompts, batch, size) for size in sizes]
+        rows = probe(lm, prompts, batch, _length_to_try(kind, borders(lm).window))
         for way in ("cached", "plain"):
             if way == "cached" and (kind.gaps or not shared):
                 continue
-            verdicts = [_is_exact(lm, prompts, rows, way, kind.steps) for rows in tried]
-            if None in verdicts:
+            verdict = _is_exact(lm, prompts, rows, way, kind.steps)
+            if verdict is None:
                 return "plain"
-            if all(verdicts):
+            if verdict:
                 break
         else:
             way = "full"

@@ -352,7 +352,7 @@ class _Kind(NamedTuple):
     long: bool  # is a prompt at least as long as the rows?
     prefixes: int  # 1; 2 of one length; or 3, of several lengths
     even: bool  # are all rows as long?
-    size: int  # length up to which rows are of this kind
+    size: int  # length up to which rows are of this kind; 0 beyond the window
     beyond: bool  # does a row reach beyond the attention window?
     gaps: bool  # would padding behind a prefix count in the window?
     rotary: str  # do the rows' positions depend on the longest one: "no", "yes", or "mixed" where not all do alike
@@ -380,6 +380,7 @@ def _kind(lm, prompts, batch, sharing, shared):
     lengths, of_prompt = row_lengths(prompts, batch)
     found = borders(lm)
     longest = int(lengths.max())
+    beyond = found.window is not None and longest > found.window
     n_sizes = len(of_prompt.unique())
     return _Kind(
         sharing=sharing,
@@ -387,8 +388,8 @@ def _kind(lm, prompts, batch, sharing, shared):
         long=cpu and max(_lengths(prompts)) >= batch.input_ids.shape[1],
         prefixes=1 if len(prompts) == 1 else min(n_sizes + 1, 3),
         even=bool((lengths == longest).all()),
-        size=size_class(longest, found.window, found.rotary, lm.max_length),
-        beyond=found.window is not None and longest > found.window,
+        size=0 if beyond else size_class(longest, found.window, found.rotary, lm.max_length),
+        beyond=beyond,
         gaps=_gaps(shared, found.window),
         rotary=_rotary_kind(lengths, found),
     )

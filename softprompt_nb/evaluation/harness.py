@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from ..engine.views import with_settings
 from ..lm import FrozenLM
 from ..load import LAB, lab_models
 from ..prompts import SoftPrompt, vectors_on
@@ -104,8 +105,9 @@ def _continued(model, context, max_length, stop, attention_mask, options):
     if attention_mask is None:
         attention_mask = torch.ones_like(context)
     embeds, mask, _, _ = _with_prompt(model, context, attention_mask)
+    ends = model.model.generation_config.eos_token_id
     with _inference(model):
-        new = model.model.generate(
+        new = with_settings(model.model, eos_token_id=ends).generate(
             inputs_embeds=embeds,
             attention_mask=mask,
             max_new_tokens=max(1, max_length - context.shape[1]),

@@ -9,6 +9,8 @@ __all__ = ['TargetText', 'target_text', 'patched', 'Readings', 'inspect_prompt',
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ...engine.decoding import end_ids
+from ...engine.views import with_settings
 from ...lm import FrozenLM
 from ...patching import patch
 from ...plots import axes
@@ -111,13 +113,13 @@ def patched(
     inputs = lm.embed_ids(ids).expand(len(states), -1, -1)
     inputs = _put(inputs, at_embeddings, start, states[levels == 0])
     with hooked(decoder_layers(lm), _patcher(levels, states, start, len(ids))):
-        new = lm.model.generate(
+        new = with_settings(lm.model).generate(
             inputs_embeds=inputs,
             attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=lm.device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=lm.pad_id,
-            eos_token_id=lm.tokenizer.eos_token_id,
+            eos_token_id=end_ids(lm) or None,
         )
     return lm.tokenizer.batch_decode(new, skip_special_tokens=True)
 

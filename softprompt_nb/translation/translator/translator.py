@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ...data import Encoded, check_lengths, pad_rows
 from ...engine.forward import assemble
+from ...engine.views import with_settings
 from ...files import read_tensors, write_folder, write_tensors
 from ...lm import FrozenLM
 from ...patching import patch
@@ -410,7 +411,7 @@ def _written(translator: Translator, prompts: Sequence, k: int, options: dict) -
     rows = translator.rows([""] * len(prompts), end=False)
     batch = pad_rows(lm, rows, "left", list(range(len(prompts))))
     inputs = assemble(lm, translator.vectors(prompts), batch)
-    ids = lm.model.generate(
+    ids = with_settings(lm.model).generate(
         inputs_embeds=inputs.inputs_embeds,
         attention_mask=inputs.attention_mask,
         num_return_sequences=k,
