@@ -6,7 +6,6 @@
 __all__ = ['view', 'with_settings']
 
 # %% ../../nbs/engine/views.ipynb #n68da6c1
-from copy import copy
 from functools import partial, update_wrapper
 from types import MethodType
 from typing import Any
@@ -19,9 +18,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 # %% ../../nbs/engine/views.ipynb #n80f9f1c
 def _rebound(value, module, copied):
     "A method that was hung on a module (as offloading does it), for its copy."
-    if isinstance(value, MethodType) and value.__self__ is module:
+    if type(value) is MethodType and value.__self__ is module:
         return MethodType(value.__func__, copied)
-    if isinstance(value, partial) and value.args[:1] == (module,):
+    if type(value) is partial and value.args[:1] == (module,):
         again = partial(value.func, copied, *value.args[1:], **value.keywords)
         wrapped = getattr(value, "__wrapped__", None)
         return again if wrapped is None else update_wrapper(again, wrapped)
@@ -31,16 +30,19 @@ def _rebound(value, module, copied):
 def _copied(module, children):
     "A module with the same weights and other children; what it keeps while it runs stays its own."
     made = object.__new__(type(module))
-    for name, value in vars(module).items():
-        vars(made)[name] = _rebound(value, module, made)
-    vars(made).update(_modules=children, _buffers=dict(module._buffers), _compiled_call_impl=None)
+    own = vars(made)
+    own.update(vars(module))
+    for name in [name for name, value in own.items() if type(value) in (MethodType, partial)]:
+        own[name] = _rebound(own[name], module, made)
+    own.update(_modules=children, _buffers=dict(module._buffers), _compiled_call_impl=None)
     return made
 
 
 def _config_view(config, attention, seen):
     "A configuration, and those in it, with another attention function."
     if id(config) not in seen:
-        made = copy(config)
+        made = object.__new__(type(config))
+        vars(made).update(vars(config))
         for name, value in vars(config).items():
             if isinstance(value, PretrainedConfig):
                 vars(made)[name] = _config_view(value, attention, seen)
@@ -66,12 +68,13 @@ class _Views:
 
     def _made(self, module):
         children = {}
+        changed = False
         for name, child in module._modules.items():
             children[name] = None if child is None else self.of(child)
+            changed = changed or children[name] is not child
         is_layer = self.recompute and isinstance(module, GradientCheckpointingLayer)
         config = vars(module).get("config") if self.attention else None
         has_config = isinstance(config, PretrainedConfig)
-        changed = any(children[name] is not child for name, child in module._modules.items())
         if not (changed or is_layer or has_config):
             return module
         made = _copied(module, children)
