@@ -186,15 +186,14 @@ def refuse_nan(
     vectors: torch.Tensor | None = None,  # the prompt that it was computed with
 ) -> NoReturn:
     "ValueError for a result that is not a number (NaN): whether prompt or number format is to blame, and what to take."
-    if vectors is not None and not vectors.isfinite().all():
-        why = "the prompt's vectors are not all numbers, as those of a tuning that diverged: take an earlier prompt"
+    largest = 0.0 if vectors is None else vectors.abs().max().item()
+    if not largest <= 1e6 * lm.scale:  # nan is not, either
+        why = f"the prompt has diverged, with numbers up to {largest:.2g}: take an earlier prompt, or a smaller rate"
     elif lm.dtype == torch.float16:
         why = f"{lm.name} overflows in float16: load it with dtype='bfloat16' or dtype='float32'"
     else:
-        why = (
-            f"{lm.name} overflows in {str(lm.dtype)[6:]} on it: load it with dtype='float32', "
-            "and see that its weights and the prompt are numbers of an ordinary size"
-        )
+        more = "" if lm.dtype.itemsize >= 4 else "load it with dtype='float32', and "
+        why = f"{lm.name} overflows in {str(lm.dtype)[6:]}: {more}see that its weights are numbers of an ordinary size"
     raise ValueError(f"{what} is not a number (NaN), because {why}.")
 
 # %% ../../nbs/engine/decoding.ipynb #ned19267

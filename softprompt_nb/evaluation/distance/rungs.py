@@ -132,7 +132,7 @@ def measured(
     "The loss of every test row, and how the tuning ended."
     parts = self.parts
     prompt = None if run is None else run.prompt
-    total, _ = target_logprobs(parts.lm, prompt, parts.test)
+    total, _ = target_logprobs(parts.lm, prompt, parts.test, allow_nan=run is not None)
     nll = -total.double()
     metrics = dict(loss=float(nll.sum() / parts.units.sum()))
     if run is None:
