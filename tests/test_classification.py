@@ -19,7 +19,7 @@ WORDS = ("bad", "good")
 
 def write_set(home, n=60, shuffled=None):
     "A toy set in the published layout."
-    for seed in C.PUBLISHED:
+    for seed in C.PUBLISHED_SPLITS:
         (home / f"16-{seed}").mkdir(parents=True, exist_ok=True)
         for part in ("train", "dev"):
             lines = [f"{part} {seed} {i} is {WORDS[i % 2]}\t{i % 2}" for i in range(32)]
