@@ -316,7 +316,7 @@ def load_lm(
     source: str | None = None,  # of a public model: "hub", "index", or None for what is here, the hub, the index
     checkpointing: bool = False,  # recompute layers in the backward pass, for less memory and more time?
     compile: bool | str = False,  # run the layers of training through torch.compile? True or a backend's name
-    **options,  # more arguments of `from_pretrained`: cache_dir, subfolder, token, device_map, ...
+    **options,  # more arguments of `from_pretrained`: cache_dir, subfolder, token, gguf_file, device_map
 ) -> FrozenLM:
     """A `FrozenLM`; several threads and processes may ask at once.
 
@@ -325,6 +325,8 @@ def load_lm(
     _check_options(options, device)
     where = _device_of(device)
     number_format = _number_format(dtype, where)
+    if gguf_file := options.pop("gguf_file", None):
+        name = Path(name) / gguf_file
     folder = _resolve(str(name), source, revision, options.get("subfolder") or "")
     if revision is not None and isinstance(folder, Path) and name not in PUBLIC:
         raise ValueError(f"revision={revision!r} is for names on the hub, and {str(name)!r} is a folder: leave it out.")

@@ -129,6 +129,7 @@ def test_a_gguf_file_is_written_out_once(tmp_path, cache, capsys):
     again = load_lm(tmp_path)  # its folder
     assert not capsys.readouterr().out and first.fingerprint == again.fingerprint
     assert len([p for p in (cache / "gguf").iterdir() if p.is_dir()]) == 1
+    assert load_lm(tmp_path, gguf_file="tiny.gguf").fingerprint == first.fingerprint
     write_gguf(file, small_llama(seed=1))
     assert load_lm(file).fingerprint != first.fingerprint
 
