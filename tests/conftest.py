@@ -18,12 +18,18 @@ QUIET = dict(
 for name, value in QUIET.items():
     os.environ.setdefault(name, value)
 
+REAL_MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / ".ci"))  # notebooks.py, readme.py, tour.py: the commands' own code
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    "The notebooks first: a long one that starts last would leave one worker waiting."
+    "The notebooks first: a long one that starts last would leave one worker waiting. A real model is loaded once."
+    for item in items:
+        for name in REAL_MODELS:
+            if name in item.nodeid:
+                item.add_marker(pytest.mark.xdist_group(name))
     items.sort(key=lambda item: "test_notebooks" not in item.nodeid)
 
 
