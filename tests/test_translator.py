@@ -571,3 +571,19 @@ def test_similarity_stands_beside_that_to_other_tasks():
     assert found == pytest.approx([math.sqrt(0.5), 0.0])  # x and the best of b; y and a's
     alone = evaluating.similarity_to_others(["x"], ["a"], dict(a=["x"]), lambda texts: np.eye(2)[: len(texts)])
     assert math.isnan(alone[0])
+
+
+def test_who_judges_similarity(monkeypatch):
+    "A lab model itself; another model's texts are left to the sentence embedder, or to the model with a warning."
+    from softprompt_nb.load import load_lm
+    from softprompt_nb.translation.translator import evaluate
+
+    lm = load_lm("lab-base-xs")
+    assert evaluate.embedder_for(lm)(["a word ."]).shape == (1, lm.d_model)
+    lm.name = "somebody/else"
+    monkeypatch.setattr(evaluate, "has_embedder", lambda: True)
+    monkeypatch.setattr(evaluate, "sentence_embedder", lambda: "the embedder")
+    assert evaluate.embedder_for(lm) == "the embedder"
+    monkeypatch.setattr(evaluate, "has_embedder", lambda: False)
+    with pytest.warns(UserWarning, match="sentence_embedder"):
+        evaluate.embedder_for(lm)

@@ -41,6 +41,7 @@ _HOME = {
     "content_words": "translator.texts",
     "decoder_layers": "readings.verbalize",
     "divergence_parts": "translator.rerank",
+    "embedder_for": "translator.evaluate",
     "examples_table": "translator.evaluate",
     "execute": "translator.evaluate",
     "executed": "translator.evaluate",

@@ -9,6 +9,8 @@ __all__ = ['STOP', 'words_of', 'content_words', 'word_scores', 'verb_score', 'ro
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from ...public import sentence_embedder
+
 import numpy as np
 
 # %% ../../../nbs/translation/translator/texts.ipynb #c004
@@ -99,7 +101,7 @@ def _unit_vectors(texts: Iterable, embed: Callable) -> dict:
 def similarity(
     texts: Sequence[str],  # what was written
     references: Sequence[Sequence[str]],  # for each the texts that should have been; the best counts
-    embed: Callable,  # from texts to vectors
+    embed: Callable | None = None,  # from texts to vectors; None: `sentence_embedder`, fetched on first use
 ) -> list[float]:  # cosine for each text, -1 to 1
     "Cosine between a text's vector and that of its instruction; raises ValueError for a text without references."
     lonely = [text for text, right in zip(texts, references, strict=True) if not len(right)]
@@ -107,6 +109,7 @@ def similarity(
         raise ValueError(
             f"The text {lonely[0]!r:.60} has nothing to be compared with: give at least one reference for each."
         )
+    embed = embed or sentence_embedder()
     every = [*texts, *(reference for right in references for reference in right)]
     vectors = _unit_vectors(every, embed)
     best = []
