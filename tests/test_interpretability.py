@@ -1,7 +1,9 @@
 """Faithfulness, scrutability and the frontier against plain computations."""
 
 import math
+from dataclasses import replace
 
+from softprompt_nb.conditional import ConditionalPrompt, SubspacePrompt
 from softprompt_nb.data import Example, encode
 from softprompt_nb.engine.inference import score_options, target_logprobs
 from softprompt_nb.evaluation.interpretability import (
@@ -60,6 +62,31 @@ def test_divergence_is_a_plain_loop(name):
             logp, logq = (logp_behind(lm, prompt, encoded) for prompt in (one, other))
             want = torch.nn.functional.kl_div(logq, logp, reduction="none", log_target=True).sum(-1).mean()
             assert got == pytest.approx(want.item(), rel=1e-9, abs=1e-9)
+
+
+@torch.no_grad()
+def test_divergence_reads_what_a_prompt_gives_and_only_on_its_model():
+    lm, other = double("llama"), double("llama", seed=1)
+    generator = torch.Generator().manual_seed(0)
+    for k in (3, lm.d_model):  # as many coordinates as a vector has, too
+        start = SubspacePrompt.init(lm, 4, k=k)
+        moved = replace(start, vectors=torch.randn(4, k, generator=generator, dtype=torch.float64))
+        assert max(divergence(lm, moved, moved.plain(), EXAMPLES)) < 1e-9
+        assert float(faithfulness(lm, moved, "abc", EXAMPLES[:2]).table.kl["prompt"]) < 1e-9
+        found = divergence(lm, moved, None, EXAMPLES)
+        assert found == pytest.approx(divergence(lm, moved.plain(), None, EXAMPLES), abs=1e-9) and min(found) > 1e-6
+    by_condition = ConditionalPrompt.init(lm, 3, how="vocab", kind="linear")
+    rows = [replace(encode(lm, example), condition=(i % 2,)) for i, example in enumerate(EXAMPLES)]
+    plain = SoftPrompt.init(lm, 3, seed=5)
+    each = [divergence(lm, by_condition(row.condition), plain, [row])[0] for row in rows]
+    assert divergence(lm, by_condition, plain, rows) == pytest.approx(each, abs=1e-9) and len(set(each)) == len(each)
+    for pair in ((plain, None), (None, plain)):
+        with pytest.raises(ValueError, match="does not fit"):
+            divergence(other, *pair, EXAMPLES)
+    with pytest.raises(ValueError, match="wide"):
+        divergence(lm, torch.zeros(2, lm.d_model - 1), None, EXAMPLES)
+    with pytest.raises(ValueError, match="is a str"):
+        divergence(lm, "abc", None, EXAMPLES)
 
 
 def test_a_prompt_that_is_a_text_is_faithful_to_it():

@@ -8,7 +8,7 @@ from softprompt_nb.data import Example
 from softprompt_nb.engine.inference import exact_match, generate, loss_on, score_options, target_logprobs
 from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
-from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog
+from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog, Track
 from softprompt_nb.training.many import free_memory, kept_bytes, lanes_that_fit, tune_many
 from softprompt_nb.training.step import Settings, prepare
 from softprompt_nb.training.tuning import TuningDiverged, tune
@@ -132,6 +132,46 @@ def test_lanes_in_a_queue_are_the_same_and_no_more_than_allowed():
     free = tune_many(lm, prompts, EXAMPLES, steps=steps, max_lanes=7, progress=False)
     assert max(seen) == 3 and Count.live == 0 and len(seen) == 7
     assert all(same(lane, other) for lane, other in zip(queued, free))
+
+
+class NoBetter(Callback):
+    "Stops where the loss has not fallen for some steps; all it knows is in a list."
+
+    def __init__(self, lm):
+        self.lm, self.losses = lm, []
+
+    def after_step(self, tuning):
+        assert tuning.lm is self.lm
+        self.losses.append(tuning.row["loss"])
+        if len(self.losses) >= 10 and self.losses[-1] > min(self.losses[:-5]):
+            tuning.stop = "no better"
+
+
+def test_a_watcher_with_a_list_has_one_in_each_lane():
+    lm = exact("llama")
+    starts = [SoftPrompt.init(lm, 3, seed=i) for i in range(3)]
+    options = dict(steps=30, batch_size=4, progress=False)
+    alone = [tune(lm, start, EXAMPLES, callbacks=[NoBetter(lm)], **options) for start in starts]
+    watcher = NoBetter(lm)
+    many = tune_many(lm, starts, EXAMPLES, callbacks=[watcher], **options)
+    assert all(same(lane, run) for lane, run in zip(many, alone)) and not watcher.losses
+    assert len({len(run.history) for run in alone}) > 1  # so that stopping is seen at all
+
+
+def test_a_watcher_that_cannot_be_copied_is_named_and_a_tracker_is_not_copied():
+    lm = lm_of("gpt2")
+    starts = [SoftPrompt.init(lm, 2, seed=i) for i in range(2)]
+    watcher = NoBetter(lm)
+    watcher.file = (i for i in range(3))
+    with pytest.raises(ValueError, match="NoBetter cannot be copied .*lambda lane"):
+        tune_many(lm, starts, EXAMPLES, steps=2, callbacks=[watcher], progress=False)
+
+    class Rows(list):
+        log = list.append
+
+    rows = Rows()
+    tune_many(lm, starts, EXAMPLES, steps=2, callbacks=[Track(rows)], progress=False)
+    assert len(rows) == 4
 
 
 def test_diverging_failing_and_stopping_lanes_leave_the_others_untouched():

@@ -18,7 +18,7 @@ from ..engine.inference import exact_match, loss_on, score_options, target_logpr
 from ..lm import FrozenLM
 from ..measure import Measured, mean, over_runs, plural, proportion
 from ..plots import axes, color_of
-from ..prompts import SoftPrompt, vectors_on
+from ..prompts import SoftPrompt, check_model, vectors_on
 from ..training.tuning import tune
 
 import numpy as np
@@ -34,14 +34,29 @@ def _place(prompt: Any, other: Any, at: object) -> object:
     return next(place for place in places if place is not None)
 
 
+def _distinct(lm: FrozenLM, prompt: Any, examples: Sequence) -> tuple[list, list[int]]:
+    "The different vectors that a prompt gives to some rows, and which of them each row gets."
+    if prompt is None:
+        return [None], [0] * len(examples)
+    if isinstance(prompt, torch.Tensor):
+        prompt = SoftPrompt(prompt)
+    if not isinstance(prompt, SoftPrompt):
+        raise ValueError(f"A prompt is a {type(prompt).__name__}: give a SoftPrompt, (n, d) vectors, or None.")
+    check_model(lm, prompt)
+    given = prompt.given(prompt.vectors.to(lm.device), examples)
+    distinct = {id(vectors): vectors for vectors in given}
+    number = {key: i for i, key in enumerate(distinct)}
+    return list(distinct.values()), [number[id(vectors)] for vectors in given]
+
+# %% ../../nbs/evaluation/interpretability.ipynb #nfbd0596
 def _logp(lm: FrozenLM, prompt: Any, examples: Sequence, at: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "Log-probabilities in front of every target token, the token, and its row."
-    vectors = getattr(prompt, "vectors", prompt)
+    prompts, lanes = _distinct(lm, prompt, examples)
     if prompt is None:
         examples = bare_examples(lm, examples, at)
     rows = encode_at(lm, examples, at)
-    check_lengths(lm, rows, 0 if vectors is None else len(vectors))
-    logits, targets, row_of = target_logits(lm, vectors, pad_rows(lm, rows))
+    check_lengths(lm, rows, [0 if prompts[lane] is None else len(prompts[lane]) for lane in lanes])
+    logits, targets, row_of = target_logits(lm, prompts, pad_rows(lm, rows, lanes=lanes))
     order = row_of.argsort(stable=True)
     precise = torch.promote_types(logits.dtype, torch.float32)
     return logits[order].to(precise).log_softmax(-1), targets[order], row_of[order].cpu()
@@ -58,7 +73,7 @@ def divergence(
 ) -> list[float]:  # for each example the mean over its target tokens, in nats
     """Kullback-Leibler divergence from the model behind one prompt to the model behind another.
 
-    Raises ValueError where the two are not asked for the same tokens."""
+    Raises ValueError for a prompt of another model, and where the two are not asked for the same tokens."""
     nats = []
     for start in range(0, len(examples), batch_size):
         part = examples[start : start + batch_size]

@@ -6,6 +6,7 @@
 __all__ = ['Watched', 'Callback', 'in_notebook', 'spark', 'clock', 'Progress', 'EarlyStop', 'JSONLLog', 'Track']
 
 # %% ../../nbs/training/callbacks.ipynb #c002
+import copy
 import json
 import math
 import sys
@@ -230,6 +231,9 @@ class Track(Callback):
                 "give wandb, trackio, one of their runs, or a SummaryWriter."
             )
         self.tracker = tracker
+
+    def __deepcopy__(self, memo: dict) -> "Track":
+        return copy.copy(self)  # a copy of the tracker would log where nobody looks
 
     def after_step(self, tuning: Watched) -> None:
         if hasattr(self.tracker, "log"):

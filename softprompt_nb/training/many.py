@@ -74,12 +74,22 @@ def _settings(options, lanes):
         raise ValueError("shared_prefix must be the same for all lanes.")
     return chosen
 
-
-def _watchers(callbacks, lane):
-    "A lane's own callbacks: what a function makes for it, or copies."
+# %% ../../nbs/training/many.ipynb #nca34fbb
+def _watchers(lm, callbacks, lane):
+    "A lane's own callbacks: what a function makes for it, or copies, which share nothing but the model."
     if callable(callbacks):
         return callbacks(lane)
-    return [copy.copy(callback) for callback in several(callbacks, "callbacks", Callback, "callbacks")]
+    watchers = []
+    shared = {id(part): part for part in (lm, lm.model, lm.tokenizer)}
+    for callback in several(callbacks, "callbacks", Callback, "callbacks"):
+        try:
+            watchers.append(copy.deepcopy(callback, shared))
+        except Exception as e:
+            raise ValueError(
+                f"callbacks: each lane gets a copy, and {type(callback).__name__} cannot be copied ({e}): "
+                "give a function from a lane's number to its callbacks, such as lambda lane: [...]."
+            ) from e
+    return watchers
 
 
 def _lanes(lm, prompts, examples, valid, regularizer, callbacks, options):
@@ -98,7 +108,7 @@ def _lanes(lm, prompts, examples, valid, regularizer, callbacks, options):
     for i, (prompt, train, held_out, settings, term) in enumerate(zip(*columns)):
         key = id(train), str(prompt.at), settings.end
         held_key = id(held_out), prompt.form, prompt.n, *key[1:]
-        watchers = _watchers(callbacks, i)
+        watchers = _watchers(lm, callbacks, i)
         known = encoded.get(key), checked.get(held_key)
         try:
             tuning = prepare(lm, prompt, train, held_out, settings, term, watchers, *known)
@@ -282,7 +292,7 @@ def tune_many(
     lr: float | Sequence | None = None,  # AdamW's peak rate; None for RELATIVE_LR times the embedding table's scale
     seed: int | Sequence[int] = 0,  # order of the examples
     regularizer: Callable | Sequence | None = None,  # (n, d) vectors -> scalar, added to a lane's loss
-    callbacks: Sequence[Callback] | Callable = (),  # each lane gets a copy; or a function: lane's number -> watchers
+    callbacks: Sequence[Callback] | Callable = (),  # each lane gets a deep copy; or a function: lane -> watchers
     valid: Sequence | None = None,  # held-out examples for all lanes, or a list of them for each
     progress: bool = True,  # show a bar with an estimate?
     max_lanes: int | None = None,  # lanes under way at once; None for as many as memory allows
