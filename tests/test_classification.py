@@ -79,10 +79,23 @@ def test_the_sample_of_test_texts_does_not_hang_on_the_file_s_order(folder, tmp_
 
 
 def test_quotes_and_tabs_of_a_file(tmp_path):
+    "Only a text that is quoted as a whole loses its marks, and none swallows the rows behind it."
     home = tmp_path / "sst-2"
     write_set(home)
-    (home / "test.tsv").write_text('sentence\tlabel\n"a ""fine"" film, with a\ttab"\t1\n')
-    assert C.draw(C.SETS["sst-2"], tmp_path).test[0].input == 'Review: a "fine" film, with a\ttab\nSentiment:'
+    lines = ['"a ""fine"" film, with a\ttab"\t1', '"good" they say\t1', '"a fine film\t1', 'not "bad\t0', "plain\t0\r"]
+    (home / "test.tsv").write_bytes("\n".join(["sentence\tlabel", *lines, ""]).encode())
+    found = {example.input: example.target for example in C.draw(C.SETS["sst-2"], tmp_path).test}
+    texts = ['a "fine" film, with a\ttab', '"good" they say', '"a fine film', 'not "bad', "plain"]
+    words = [" positive"] * 3 + [" negative"] * 2
+    assert found == {f"Review: {text}\nSentiment:": word for text, word in zip(texts, words)}
+
+
+def test_a_line_without_a_class(tmp_path):
+    home = tmp_path / "sst-2"
+    write_set(home)
+    (home / "test.tsv").write_text("sentence\tlabel\nfine\t1\nno label\n")
+    with pytest.raises(ValueError, match="line 3"):
+        C.draw(C.SETS["sst-2"], tmp_path)
 
 
 def test_a_set_that_is_not_there(tmp_path):

@@ -6,6 +6,7 @@
 __all__ = ['WINDOWS', 'Borders', 'borders', 'row_lengths', 'size_class', 'probe', 'alone']
 
 # %% ../../nbs/engine/borders.ipynb #nd260d0c
+from inspect import signature
 from typing import NamedTuple
 
 from ..data import Batch, Encoded, pad_rows
@@ -31,6 +32,7 @@ class Borders(NamedTuple):
     window: int | None  # tokens that a token sees, itself among them
     rotary: int | None  # tokens up to which rotary positions do not depend on a batch's longest row
     each_length: bool  # does every length beyond that have positions of its own?
+    by_slot: bool = False  # are distances counted over all slots, padding among them? (it takes no position ids)
 
 
 def _window(config):
@@ -61,7 +63,8 @@ def borders(
 ) -> Borders:
     "The lengths from which on a model treats a text differently, as its configuration has them."
     length, kind = _rotary(lm.config)
-    return Borders(_window(lm.config), length, kind == "dynamic")
+    takes_positions = "position_ids" in signature(type(lm.model.base_model).forward).parameters
+    return Borders(_window(lm.config), length, kind == "dynamic", not takes_positions)
 
 # %% ../../nbs/engine/borders.ipynb #n2dca526
 def row_lengths(

@@ -141,21 +141,22 @@ class _Decoding(NamedTuple):
     even: bool  # are all rows as long?
     size: int  # length up to which rows are of this kind, new tokens included; 0 beyond the window
     beyond: str  # what reaches beyond the attention window: "no", only "new" tokens, or a "row"
-    gaps: bool  # would padding between a prefix and its text count in the window?
+    gaps: bool  # would padding between a prefix and its text count, in the window or in distances?
     rotary: bool  # would positions change while the text grows?
     steps: int  # tokens that can be decoded to see whether a way is right
 
 # %% ../../nbs/engine/decoding.ipynb #nb31033b
-def _has_gaps(prompts, batch, n_new, window):
-    "Would padding between prefixes and texts count in an attention window?"
-    if window is None:
+def _has_gaps(prompts, batch, n_new, found_borders):
+    "Would padding between prefixes and texts count, in an attention window or in distances?"
+    window, by_slot = found_borders.window, found_borders.by_slot
+    if window is None and not by_slot:
         return False
     found = groups(prompts, batch)
     lengths, of_prompt = row_lengths(prompts, batch)
     in_front = found.head.cpu() + of_prompt
     behind = lengths - in_front
     is_even = len(in_front.unique()) == len(behind.unique()) == 1
-    return not is_even and int(in_front.max() + behind.max()) + n_new > window
+    return not is_even and (by_slot or int(in_front.max() + behind.max()) + n_new > window)
 
 
 def _kind(lm, prompts, batch, n_new, shared):
@@ -174,7 +175,7 @@ def _kind(lm, prompts, batch, n_new, shared):
         even=bool((lengths == longest).all()),
         size=size_class(end, found.window, found.rotary, lm.max_length) if beyond == "no" else 0,
         beyond=beyond,
-        gaps=shared and _has_gaps(prompts, batch, n_new, found.window),
+        gaps=shared and _has_gaps(prompts, batch, n_new, found),
         rotary=found.rotary is not None and end > found.rotary,
         steps=STEPS if lm.max_length is None else max(1, min(STEPS, lm.max_length - longest)),
     )
@@ -244,7 +245,8 @@ def way_to_decode(
 ) -> str:  # "cached", "plain" or "full"
     "The fastest exact way to decode a batch, found by a first-use check for each kind of batch."
     kind = _kind(lm, prompts, batch, n_new, shared)
-    if kind.rotary:
+    padded_alone = borders(lm).by_slot and not batch.attention_mask.any()  # prompts alone, behind a column of padding
+    if kind.rotary or padded_alone:
         return "full"
     if kind not in lm.plans:
         rows = probe(lm, prompts, batch, _length_to_try(kind, borders(lm).window))

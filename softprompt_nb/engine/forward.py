@@ -74,16 +74,25 @@ def _vectors_at(place, prompts, like):
     return table[inside]
 
 
+def _prompt_alone(lm, prompt):
+    "A row of a prompt and no token."
+    embeds = prompt[None].to(device=lm.device, dtype=lm.dtype)
+    mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=lm.device)
+    return Inputs(embeds, mask, mask.cumsum(1) - 1, torch.full_like(mask, -100))
+
+
 def assemble(
     lm: FrozenLM,  # the model
     vectors: torch.Tensor | Sequence | None,  # (n, d) prompt, one for each lane of the batch, or None for no prompt
     batch: Batch,  # padded rows
 ) -> Inputs:
     "Rows with their prompt in place: embeddings, mask, positions and labels."
+    prompts = prompts_of(vectors)
+    if len(batch) == 1 and not batch.input_ids.shape[1]:
+        return _prompt_alone(lm, prompts[int(batch.lane[0])])
     embeds = lm.embed(batch.input_ids)
     mask = batch.attention_mask
     labels = batch.labels
-    prompts = prompts_of(vectors)
     lengths = torch.tensor(_lengths(prompts), device=mask.device)
     sizes = lengths[batch.lane][:, None]
     if sizes.any():
@@ -358,12 +367,14 @@ class _Kind(NamedTuple):
     rotary: str  # do the rows' positions depend on the longest one: "no", "yes", or "mixed" where not all do alike
 
 # %% ../../nbs/engine/forward.ipynb #n9844c0e
-def _gaps(shared, window):
-    "Would padding behind a prefix count in the window?"
-    if shared is None or window is None or len(shared.lengths.unique()) == 1:
+def _gaps(shared, found):
+    "Would padding behind a prefix count, in the window or in distances?"
+    if shared is None or len(shared.lengths.unique()) == 1:
         return False
+    if found.window is None or found.by_slot:
+        return found.by_slot
     slots = shared.lengths.max() + shared.real.sum(1).max()
-    return bool(slots > window)
+    return bool(slots > found.window)
 
 
 def _rotary_kind(lengths, found):
@@ -390,7 +401,7 @@ def _kind(lm, prompts, batch, sharing, shared):
         even=bool((lengths == longest).all()),
         size=0 if beyond else size_class(longest, found.window, found.rotary, lm.max_length),
         beyond=beyond,
-        gaps=_gaps(shared, found.window),
+        gaps=_gaps(shared, found),
         rotary=_rotary_kind(lengths, found),
     )
 
@@ -426,10 +437,18 @@ def _say_whole(lm, kind):
     )
 
 
+def _has_targets_behind(batch):
+    "Are there targets, and all of them behind their prompts? What stands in front of a prompt is part of its prefix."
+    is_target = batch.labels != -100
+    position = torch.arange(is_target.shape[1], device=is_target.device) - row_start(batch.attention_mask)[:, None]
+    is_in_front = is_target & (position > 0) & (position < batch.at[:, None])  # a first token is no target anywhere
+    return bool(is_target.any() & ~is_in_front.any())
+
+
 def _plan(lm, prompts, batch, shared_prefix=True, shared=None):
     "The fastest exact path for a batch, and what its rows share where that was looked at."
     has_prompt = any(prompt is not None for prompt in prompts)
-    sharing = shared_prefix and has_prompt and bool((batch.labels != -100).any())
+    sharing = shared_prefix and has_prompt and _has_targets_behind(batch)
     if not sharing:
         shared = None
     elif shared is None:

@@ -246,8 +246,10 @@ def _settings(options):
         options.pop("transformers_version", None)
     if (options.get("num_return_sequences") or 1) > 1:
         raise ValueError("generate gives one continuation for each text: for several, repeat the text in the list.")
-    if options.get("max_length") is not None:
-        raise ValueError("max_length counts prompt and text: give max_new_tokens, which counts new tokens alone.")
+    for name in ("max_length", "min_length"):
+        if options.get(name) is not None:
+            of_new = name.replace("length", "new_tokens")
+            raise ValueError(f"{name} counts prompt and text: give {of_new}, which counts new tokens alone.")
     ours = sorted(set(options) & set(_LAID_OUT))
     if ours:
         raise ValueError(f"{', '.join(ours)}: generate makes that from prompt and text, so it cannot be given.")
@@ -278,7 +280,8 @@ def generate(
         in_batch = [rows[i] for i in batch]
         lane_of_row = [lanes.lane_of_row[i] for i in batch]
         new = continue_rows(lm, lanes.prompts, in_batch, lane_of_row, max_new_tokens=max_new_tokens, **options)
-        for i, text in zip(batch, lm.tokenizer.batch_decode(new, skip_special_tokens=True)):
+        texts_of_batch = lm.tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for i, text in zip(batch, texts_of_batch):
             out[i] = text if stop is None else text.split(stop)[0]
     return out
 
@@ -304,7 +307,8 @@ def exact_match(
     targets = [example.target for example in examples]
     check_comparison(targets, stop, begins, read)
     if not max_new_tokens:
-        longest = max(len(lm.token_ids(target)) for target in targets)
+        ways = (True, False)  # behind its input, and with the space that some tokenizers put in front
+        longest = max(len(lm.token_ids(target, continuing=way)) for target in targets for way in ways)
         whole = stop is not None or begins or any(map(has_lines, targets))
         max_new_tokens = longest + (8 if whole else 1)  # enough to see an answer go on behind white space
     answers = generate(lm, prompt, texts, max_new_tokens, batch_size)

@@ -236,7 +236,12 @@ def label_accuracy(
         lists = [tuple(label.lstrip(" ") for label in of_row) for of_row in lists]  # as a turn begins
     if isinstance(content_free, str):
         content_free = [content_free]
-    frees = [without_content(texts)] if content_free is None else list(content_free)
+    if content_free is None:
+        frees = [without_content(texts)]
+    else:
+        one = prompt[0] if isinstance(prompt, (list, tuple)) else prompt
+        without = [Example(free, "") for free in content_free]
+        frees = [example.input for example in in_template(lm, one, without, chat)]
     prompts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt] * len(texts)
     scores, tokens = option_logprobs(lm, prompt, texts, lists, batch_size, end)
     ends = tuple(end_of_options(lm, of_row, answers, end) for of_row, answers in zip(prompts, lists))

@@ -121,7 +121,7 @@ def patched(
             pad_token_id=lm.pad_id,
             eos_token_id=end_ids(lm) or None,
         )
-    return lm.tokenizer.batch_decode(new, skip_special_tokens=True)
+    return lm.tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 # %% ../../../nbs/translation/readings/inspect.ipynb #c013
 @dataclass

@@ -419,7 +419,8 @@ def _written(translator: Translator, prompts: Sequence, k: int, options: dict) -
         eos_token_id=lm.tokenizer.eos_token_id,
         **options,
     )
-    texts = [text.strip() for text in lm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    said = lm.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    texts = [text.strip() for text in said]
     return [texts[i : i + k] for i in range(0, len(texts), k)]
 
 
