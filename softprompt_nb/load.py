@@ -72,6 +72,11 @@ def _check_folder(folder: Path) -> Path:
     return folder
 
 # %% ../nbs/load.ipynb #nce9e330
+def _known_names() -> set[str]:
+    "Names that are taken before a folder's: the lab's, those of its recipes, the public ones."
+    return {*lab_models(), *RECIPES, *PUBLIC}
+
+
 def _from_recipe(name: str) -> Path:
     "The folder of a lab model that is not shipped, trained now if it has not been."
     if name not in RECIPES:
@@ -87,6 +92,12 @@ def _resolve(
     subfolder: str = "",  # of a folder
 ) -> Path | str:
     "The folder of a lab model, a public one or a GGUF file's, a folder, or the hub name itself."
+    if name in _known_names() and Path(name).is_dir() and Path(name).resolve() != (LAB / name).resolve():
+        warnings.warn(
+            f"{name!r} is taken as the model of that name that the package knows; there is a folder {name!r} here too, "
+            f"which './{name}' takes.",
+            stacklevel=3,
+        )
     if name in lab_models():
         return LAB / name
     if name in PUBLIC:
@@ -97,6 +108,8 @@ def _resolve(
         raise ValueError(
             f"source={origin!r} chooses where a public model comes from ({', '.join(PUBLIC)}): leave it out."
         )
+    if name in RECIPES:
+        return _from_recipe(name)
     file = find_gguf(name)
     if file is not None:
         return converted(file)
@@ -365,7 +378,7 @@ def _key(name: str | Path, device: str | None, dtype: str | None) -> tuple:
     "What tells a loaded model from another: where it is, how it is kept, and when its files were written."
     folder = Path(name).expanduser()
     files = ()
-    if folder.is_dir() and str(name) not in lab_models():
+    if folder.is_dir() and str(name) not in _known_names():
         name = folder.resolve()
         files = tuple((file.name, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.safetensors")))
     return str(name), str(device), str(dtype).removeprefix("torch."), files

@@ -114,10 +114,12 @@ def mean(
     values: Sequence[float],  # one value per item
     level: float = 0.95,  # coverage
     seeds: Sequence[int] = (),  # seeds that took part
-    weights: Sequence[float] | None = None,  # weight of each item, such as its number of target tokens
+    weights: Sequence[float] | None = None,  # of each item, such as its number of target tokens; 0: it takes no part
     draws: int = 1000,  # bootstrap samples
 ) -> Measured:
-    "(Weighted) mean with a bootstrap interval over items (Efron 1979); raises ValueError without items, and for NaN."
+    """(Weighted) mean with a bootstrap interval over the items that have a weight (Efron 1979); they are its `n`.
+
+    Raises ValueError without items, for NaN, and for weights below zero or all zero."""
     items = np.asarray([float(x) for x in values])
     n = len(items)
     if n == 0:
@@ -130,9 +132,11 @@ def mean(
             raise ValueError(
                 f"{len(shares)} weights for {n} items: give one for each, none below zero, and not all of them zero."
             )
-    value = (items * shares).sum() / shares.sum()
+    counted, shares = items[shares > 0], shares[shares > 0]
+    n = len(counted)  # the others are in `items` alone
+    value = (counted * shares).sum() / shares.sum()
     pick = np.random.default_rng(0).integers(0, n, (draws, n))
-    drawn, drawn_shares = items[pick], shares[pick]
+    drawn, drawn_shares = counted[pick], shares[pick]
     boot = (drawn * drawn_shares).sum(1) / drawn_shares.sum(1)
     ends = [(1 - level) / 2, (1 + level) / 2]
     low, high = np.quantile(boot, ends)

@@ -170,16 +170,47 @@ class Table:
 
     rows: Sequence  # a dict for each row; or whatever a list was given
     words: dict = field(default_factory=dict)  # how a truth value is written, where not as Python does it
-    narrow: dict = field(default_factory=dict)  # column -> numpy's type, for floats of less than 64 bits
+    narrow: dict = field(default_factory=dict)  # column -> Arrow's type, for those with floats of less than 64 bits
+
+
+def _parts_of(kind):
+    "The Arrow types inside of one: of a list's items, a struct's fields, a dictionary's values."
+    if isinstance(kind, pa.BaseExtensionType):
+        return [kind.storage_type]
+    if pa.types.is_map(kind):
+        return [kind.key_type, kind.item_type]
+    if pa.types.is_struct(kind):
+        return [part.type for part in kind]
+    return [kind.value_type] if hasattr(kind, "value_type") else []
+
+
+def _is_narrow(kind):
+    "Does an Arrow type hold floats of less than 64 bits, itself or inside?"
+    if pa.types.is_floating(kind):
+        return kind.bit_width < 64
+    return any(map(_is_narrow, _parts_of(kind)))
 
 
 def _narrow_columns(schema):
     "Columns of an Arrow schema that hold floats of less than 64 bits."
-    return {
-        column.name: np.dtype(column.type.to_pandas_dtype()).type
-        for column in schema
-        if pa.types.is_floating(column.type) and column.type.bit_width < 64
-    }
+    return {column.name: column.type for column in schema if _is_narrow(column.type)}
+
+
+def _in_own_precision(cell, kind):
+    "A cell of an Arrow type, its narrow floats as their own precision writes them: 0.1, not 0.10000000149011612."
+    if cell is None or not _is_narrow(kind):
+        return cell
+    if pa.types.is_floating(kind):
+        return Written(str(kind.to_pandas_dtype()(cell))) if isinstance(cell, (float, np.floating)) else cell
+    inner = _parts_of(kind)
+    if pa.types.is_map(kind):
+        return [tuple(map(_in_own_precision, pair, inner)) for pair in cell]
+    if pa.types.is_struct(kind):
+        kinds = {part.name: part.type for part in kind}
+        return {name: _in_own_precision(part, kinds[name]) for name, part in cell.items()}
+    if isinstance(cell, (list, tuple, np.ndarray)) and not isinstance(kind, pa.BaseExtensionType):
+        return [_in_own_precision(part, inner[0]) for part in cell]
+    return _in_own_precision(cell, inner[0])
 
 
 def _parquet_table(path):
@@ -230,14 +261,22 @@ def read_file(
         _refuse_file(path, e)
 
 # %% ../nbs/rows.ipynb #n11ed24f
+def _arrow_type(dtype):
+    "Arrow's type for a column of pandas, nullable, categorical and sparse ones too; that of nothing for other cells."
+    if isinstance(dtype, pd.ArrowDtype):
+        return dtype.pyarrow_dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return _arrow_type(dtype.categories.dtype)
+    dtype = getattr(dtype, "subtype", getattr(dtype, "numpy_dtype", dtype))  # what a sparse or a nullable one holds
+    is_number = isinstance(dtype, np.dtype) and dtype.kind == "f" and dtype.itemsize <= 8
+    return pa.from_numpy_dtype(dtype) if is_number else pa.null()
+
+
 def _frame_table(frame):
     "Rows of a pandas table."
     _refuse_twice(map(str, frame.columns))
-    narrow = {}
-    for name, dtype in frame.dtypes.items():
-        if isinstance(dtype, np.dtype) and dtype.kind == "f" and dtype.itemsize < 8:
-            narrow[name] = dtype.type
-    return Table(frame.to_dict("records"), narrow=narrow)
+    kinds = {name: _arrow_type(dtype) for name, dtype in frame.dtypes.items()}
+    return Table(frame.to_dict("records"), narrow={name: kind for name, kind in kinds.items() if _is_narrow(kind)})
 
 
 def _named(source, split, name):
@@ -296,7 +335,9 @@ def read_rows(
         return Table(rows, narrow=_narrow_columns(source.features.arrow_schema))
     if not isinstance(source, Iterable):
         raise ValueError(f"The source is a {type(source).__name__}: give rows, a table, a path or a hub name.")
-    return Table(list(islice(source, limit)))
+    features = source.features if isinstance(source, datasets.IterableDataset) else None  # None: not known
+    narrow = _narrow_columns(features.arrow_schema) if features else {}
+    return Table(list(islice(source, limit)), narrow=narrow)
 
 # %% ../nbs/rows.ipynb #n2bfc522
 _PLAIN = {str, int}  # types of cells that need no second look
@@ -358,7 +399,9 @@ class Filler:
                 raise ValueError(
                     f"Row {i} has nothing in column {name!r} ({dict(row)!r:.80}): fill it in, or drop the row."
                 )
-        return ["".join(self._pieces(parts, row, i)) for parts in self.parts]
+        narrow = self.table.narrow
+        own = {name: _in_own_precision(row[name], narrow[name]) for name in self.asked if name in narrow}
+        return ["".join(self._pieces(parts, {**row, **own}, i)) for parts in self.parts]
 
     def _pieces(self, parts, row, i):
         "The pieces of one text."
@@ -391,15 +434,14 @@ def text(
         raise ValueError(f"Row {i} has nothing in {name!r}: fill it in, or drop the row.")
     if isinstance(value, (bool, np.bool_)):
         return self.table.words.get(bool(value), str(value))
-    if name in self.table.narrow:
-        value = self.table.narrow[name](value)  # in its own precision 0.1 is written 0.1
     if not isinstance(value, _HAVE_A_TEXT):
         raise ValueError(
             f"Row {i} has a {type(value).__name__} in {name!r} ({value!r:.60}), which can be written in more than "
             f"one way: name a part of it, as in {{{name}[0]}}, say how, as in {{{name}:%Y-%m-%d}} for a day, or "
             "give a function as the format."
         )
-    if _is_whole_float(value) or (name in self.table.narrow and float(value).is_integer()):
+    is_narrow = isinstance(value, Written) and _column_of(name) in self.table.narrow
+    if _is_whole_float(value) or (is_narrow and value.is_integer()):
         if name not in self.whole:
             self.whole[name] = _all_whole(self.table.rows, name)
         if self.whole[name]:

@@ -18,7 +18,7 @@ from softprompt_nb.translation.translator.dods import CHECKERS
 import pytest
 import torch
 from families import tiny
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 words = st.text("ab é\n", min_size=1, max_size=6).filter(str.strip)
@@ -176,6 +176,19 @@ def test_shares_are_of_truth_values_and_weights_are_weights():
     for weights in ([1.0], [0.0, 0.0], [1.0, -1.0], [1.0, float("nan")]):
         with pytest.raises(ValueError, match="weights for 2 items"):
             mean([1.0, 2.0], weights=weights)
+
+
+@given(st.lists(st.tuples(st.floats(-9, 9), st.integers(0, 3)), min_size=1, max_size=8))
+def test_items_of_weight_zero_take_no_part_in_a_mean(pairs):
+    counted = [pair for pair in pairs if pair[1]]
+    assume(counted)
+    values, weights = zip(*pairs)
+    found, want = (
+        mean(values, weights=weights),
+        mean([value for value, _ in counted], weights=[weight for _, weight in counted]),
+    )
+    assert (found.value, found.low, found.high, found.n) == (want.value, want.low, want.high, len(counted))
+    assert found.items == values and found.low <= found.high  # no NaN
 
 
 def test_checkers_of_tasks_compare_right_answers_of_several_lines_whole():

@@ -194,6 +194,26 @@ def test_interpolation_is_that_of_numpy():
     assert np.allclose(between, np.interp(np.log(every), np.log(sizes), losses))
 
 
+@pytest.mark.parametrize("losses", [{0: 5.0, 4: 2.0, 16: 1.99, 64: 1.0}, {4: 2.0, 16: 1.2, 64: 1.19}])
+def test_no_size_below_the_smallest_that_was_tried_is_made_up(losses):
+    sizes = [size for size in losses if size]
+    curve = np.array([losses[size] for size in sizes])
+    every, between = every_size(sizes, curve)
+    assert every.tolist() == list(range(4, 65))
+    assert np.allclose(between, np.interp(np.log(every), np.log(sizes), curve))
+    lad = Ladder.from_losses(losses)
+    for eps in (0.001, 0.05, 0.3, 9.0):
+        assert lad.saturation(eps, "token") >= 4
+    assert lad.saturation(9.0, "token") == lad.saturation(9.0) == 4
+
+
+def test_items_without_a_target_leave_no_interval_undefined():
+    few = np.array([1.0, 2.0, 0.0, 0.0])
+    nll = np.array([3.0, 1.0])[None, :, None] * few
+    with_empty, without = Ladder("x", "", (1, 4), nll, few), Ladder("x", "", (1, 4), nll[:, :, :2], few[:2])
+    assert np.isfinite(with_empty.drawn).all() and np.array_equal(with_empty.drawn, without.drawn)
+
+
 @given(curves)
 @settings(max_examples=100, deadline=None)
 def test_area_is_that_of_scipy(curve):

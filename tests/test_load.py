@@ -5,11 +5,14 @@ import multiprocessing
 import shutil
 import socket
 import threading
+import warnings
+from pathlib import Path
 
 from softprompt_nb import load as module
 from softprompt_nb import public
+from softprompt_nb.lab.recipes import RECIPES
 from softprompt_nb.lm import FrozenLM, refuse_unsupported
-from softprompt_nb.load import LAB, cached_lm, load_lm
+from softprompt_nb.load import LAB, cached_lm, lab_models, load_lm
 
 import pytest
 import torch
@@ -212,6 +215,31 @@ def test_an_adapter_is_no_model(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "some/base"}')
     with pytest.raises(ValueError, match="SoftPrompt.load"):
         load_lm(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [load_lm, cached_lm])
+def test_a_folder_of_a_known_name_is_said(kept, copied, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "_KEPT", {})
+    copied.rename(tmp_path / "lab-instruct-xs")
+    with pytest.warns(UserWarning, match="a folder 'lab-instruct-xs' here too, which './lab-instruct-xs' takes"):
+        shipped = kept("lab-instruct-xs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own = kept("./lab-instruct-xs")
+    assert own.fingerprint != shipped.fingerprint
+
+
+@pytest.mark.parametrize(
+    "name", [next(iter(public.PUBLIC)), next(name for name in RECIPES if name not in lab_models())]
+)
+def test_folders_of_recipes_and_of_public_names_are_said_too(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    for function in ("public_model", "_from_recipe"):
+        monkeypatch.setattr(module, function, lambda name, *_: Path("known") / name)
+    with pytest.warns(UserWarning, match=f"folder {name!r} here too"):
+        assert module._resolve(name) == Path("known") / name
 
 
 def test_a_file_is_no_folder(folder):

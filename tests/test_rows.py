@@ -146,6 +146,55 @@ def test_floats_of_single_precision_are_written_as_such(tmp_path):
         assert load_examples(source, format=FORMAT)[0].target == " 0.1"
 
 
+def columns_of(values, dtype):
+    "The same floats of less than 64 bits in every kind of column that has them."
+    narrow = np.array(values, dtype)
+    arrow = pa.array(narrow)
+    yield pd.Series(narrow)
+    yield pd.Series(arrow.to_pylist(), dtype=pd.ArrowDtype(arrow.type))
+    if dtype == "float32":
+        yield pd.Series(values, dtype="Float32")
+        yield pd.Series(narrow).astype("category")
+        yield pd.Series(pd.arrays.SparseArray(narrow))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.floats(width=16, allow_nan=False, allow_infinity=False), min_size=1, max_size=4),
+    st.sampled_from(["float16", "float32"]),
+)
+def test_narrow_floats_are_written_alike_from_whatever_holds_them(values, dtype):
+    values = [1.7, *values]  # one with a fraction, so that whole ones are no gap
+    shrunk = np.array([value / 3 for value in values], dtype) + np.zeros(1, dtype)  # categories know no -0.0
+    want = [f" {cell!s}" for cell in shrunk]
+    texts = ["a"] * len(shrunk)
+    sources = [pd.DataFrame(dict(text=texts, label=column)) for column in columns_of(shrunk, dtype)]
+    data = datasets.Dataset.from_dict(
+        dict(text=texts, label=shrunk.tolist()),
+        datasets.Features(text=datasets.Value("string"), label=datasets.Value(dtype)),
+    )
+    for source in (*sources, data, data.to_iterable_dataset()):
+        assert [row.target for row in load_examples(source, format=FORMAT)] == want
+        padded = load_examples(source, format=("{text}", "{label!s:>30}"))
+        assert [row.target.strip() for row in padded] == [cell.strip() for cell in want]
+
+
+def test_parts_of_cells_are_written_in_their_precision(tmp_path):
+    single = pa.float32()
+    nested = pa.struct(dict(a=pa.list_(single), b=pa.float64(), c=pa.map_(pa.string(), single)))
+    cell = dict(a=[0.1, None, 2.7], b=0.1, c=[("k", 0.3)])
+    pq.write_table(pa.table(dict(text=["x"], cell=pa.array([cell], nested))), tmp_path / "x.parquet")
+    parts = "{cell[a][0]} {cell[a][2]:>5} {cell[b]} {cell[c][0][1]} {cell[a]!s}"
+    for source in (tmp_path / "x.parquet", pq.read_table(tmp_path / "x.parquet").to_pandas(types_mapper=pd.ArrowDtype)):
+        assert load_examples(source, format=("{text}", parts))[0].target == "0.1   2.7 0.1 0.3 [0.1, None, 2.7]"
+    pq.write_table(
+        pa.table(dict(text=["x"], cell=pa.array([[0.25, 3.0]], pa.list_(single, 2)))), tmp_path / "y.parquet"
+    )
+    assert load_examples(tmp_path / "y.parquet", format=("{text}", "{cell[0]}"))[0].target == "0.25"
+    with pytest.raises(ValueError, match=r"Row 0 has 3.0 in column 'cell\[1\]'"):
+        load_examples(tmp_path / "y.parquet", format=("{text}", "{cell[1]}"))
+
+
 def test_a_day_has_many_forms():
     frame = pd.DataFrame(dict(text=["a"], label=pd.to_datetime(["2024-05-01"])))
     with pytest.raises(ValueError, match="Row 0 has a Timestamp in 'label'.*%Y-%m-%d"):

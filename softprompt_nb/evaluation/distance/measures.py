@@ -73,9 +73,9 @@ def settled(
 def every_size(
     sizes: Sequence[int],  # increasing, from 1 on
     losses: np.ndarray,  # (..., sizes)
-) -> tuple[np.ndarray, np.ndarray]:  # sizes 1, 2, 3, ...; losses (..., sizes), interpolated
-    "Losses between the rungs, linear in log n."
-    every = np.arange(1, sizes[-1] + 1)
+) -> tuple[np.ndarray, np.ndarray]:  # all sizes from the first to the last; losses (..., sizes), interpolated
+    "Losses between the rungs, linear in log n; none below the first, where nothing was tried."
+    every = np.arange(sizes[0], sizes[-1] + 1)
     above = np.searchsorted(sizes, every, "right")
     above = above.clip(1, len(sizes) - 1)
     below = above - 1
@@ -212,16 +212,18 @@ class Ladder:
 # %% ../../../nbs/evaluation/distance/measures.ipynb #c014
 @patch(as_prop=True, cached=True)
 def drawn(self: Ladder) -> np.ndarray | None:
-    "Losses (draws, sizes) of resampled seeds and items; None where there is one item."
-    if len(self.units) < 2:
+    "Losses (draws, sizes) of resampled seeds and items, those without a target aside; None where there is one item."
+    counted = self.units > 0
+    nll = self.nll[:, :, counted]
+    n_seeds, _, n_items = nll.shape
+    if n_items < 2:
         return None
     rng = np.random.default_rng(0)
-    n_seeds, _, n_items = self.nll.shape
     seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), self.draws)
     items = rng.multinomial(n_items, np.full(n_items, 1 / n_items), self.draws)
     items = items.astype(float)
-    totals = np.einsum("bs,sni,bi->bn", seeds / n_seeds, self.nll, items, optimize=True)
-    units = items @ self.units
+    totals = np.einsum("bs,sni,bi->bn", seeds / n_seeds, nll, items, optimize=True)
+    units = items @ self.units[counted]
     return totals / units[:, None]
 
 
