@@ -172,7 +172,7 @@ class Table:
     words: dict = field(default_factory=dict)  # how a truth value is written, where not as Python does it
     narrow: dict = field(default_factory=dict)  # column -> Arrow's type, for those with floats of less than 64 bits
 
-
+# %% ../nbs/rows.ipynb #nf8ac650
 def _parts_of(kind):
     "The Arrow types inside of one: of a list's items, a struct's fields, a dictionary's values."
     if isinstance(kind, pa.BaseExtensionType):
@@ -212,7 +212,7 @@ def _in_own_precision(cell, kind):
         return [_in_own_precision(part, inner[0]) for part in cell]
     return _in_own_precision(cell, inner[0])
 
-
+# %% ../nbs/rows.ipynb #n833a105
 def _parquet_table(path):
     "Rows of a parquet file; a column of whole numbers with a gap stays one of whole numbers."
     table = pq.read_table(path)
