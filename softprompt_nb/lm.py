@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from .identity import Identity, identity_of, raw_weight
+from .identity import Identity, config_difference, identity_of, raw_weight
 from .patching import patch
 
 import torch
@@ -338,8 +338,9 @@ def difference(
 ) -> str:
     "In what this model differs from the remembered one, in words; empty where it does not, or nothing is known."
     kept = base.get("fingerprint")
+    facts = base.get("identity") or {}
     if kept == self.fingerprint:
-        return ""
+        return config_difference(facts.get("config", {}), self.identity.config)
     here = dict(model_type=self.config.model_type, vocab_size=self.vocab_size)
     unequal = [f"{key} {base[key]} against {value}" for key, value in here.items() if base.get(key, value) != value]
     if kept is None:
@@ -347,10 +348,10 @@ def difference(
     if "-" not in kept:
         if unequal or kept not in _hashes_of_old(self):
             unequal.append(f"hash of the embedding table {kept} against {self.identity.table}")
-    elif "identity" in base:
+    elif facts:
         table, weights = kept.split("-")
-        facts = base["identity"]
-        there = Identity(table, weights, facts["format"], facts["dtype"], tuple(facts["sums"]))
+        sums = tuple(facts["sums"])
+        there = Identity(table, weights, facts["format"], facts["dtype"], sums, facts.get("config", {}))
         difference = self.identity.difference(there)
         unequal += [difference] if difference else []
     else:

@@ -112,6 +112,41 @@ def test_layers_on_a_disk_have_the_identity_that_they_have_in_memory(family, tmp
     assert lm.identity == whole.identity
 
 
+SETTINGS = {
+    "llama": dict(rms_norm_eps=0.5),
+    "llama3_scaled": dict(rope_parameters=dict(rope_type="linear", factor=4.0, rope_theta=10000.0)),
+    "gemma2": dict(final_logit_softcapping=3.0),
+    "granite": dict(logits_scaling=7.5),
+    "gemma3": dict(sliding_window=4),
+}
+
+
+@pytest.mark.parametrize("family", SETTINGS)
+def test_another_configuration_is_another_model_and_what_bears_on_no_number_is_not(family, tmp_path):
+    made = tiny(family)
+    made.model.save_pretrained(tmp_path / "m")
+    made.tokenizer.save_pretrained(tmp_path / "m")
+    lm = load_lm(tmp_path / "m")
+    folder = SoftPrompt.init(lm, 2).save(tmp_path / "p")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    harmless = dict(use_cache=False, initializer_range=0.5, attention_dropout=0.25, transformers_version="6", later=1)
+    for changes, is_same in ((SETTINGS[family], False), (harmless, True)):
+        (tmp_path / "m" / "config.json").write_text(json.dumps(config | changes))
+        other = load_lm(tmp_path / "m")
+        assert other.fingerprint == lm.fingerprint
+        if is_same:
+            assert SoftPrompt.load(folder, other) and loss_on(other, SoftPrompt.init(lm, 2), ROWS)
+            continue
+        with pytest.raises(ValueError, match=f"computes something else .*{next(iter(changes))}"):
+            SoftPrompt.load(folder, other)
+        with pytest.raises(ValueError, match="computes something else"):
+            loss_on(other, SoftPrompt.init(lm, 2), ROWS)
+    note = json.loads((folder / "softprompt.json").read_text())
+    del note["base"]["identity"]["config"]  # as it was written before
+    (folder / "softprompt.json").write_text(json.dumps(note))
+    assert SoftPrompt.load(folder, lm).base["identity"]["config"] == lm.identity.config
+
+
 @pytest.mark.parametrize("family", ["gpt_neox", "gemma"])
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_prompts_of_version_0_1_open_on_their_model(family, name, tmp_path):

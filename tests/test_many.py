@@ -492,3 +492,63 @@ def test_different_prompts_fall_back_to_whole_rows_when_decoding():
     assert "cached" in lm.plans.values()
     lm.plans = dict.fromkeys(lm.plans, "plain")
     assert generate(lm, prompts, ["abc", "q"], 6) == want
+
+
+def pull(weight):
+    def term(vectors):
+        return weight * vectors.square().sum()
+
+    return term
+
+
+class Pull:
+    def __init__(self, goal):
+        self.goal, self.calls = goal, 0
+
+    def __call__(self, vectors):
+        self.calls += 1
+        return (vectors - self.goal).square().sum()
+
+
+def scaled(vectors, weight):
+    return weight * vectors.square().sum()
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        pull,
+        lambda weight: Pull(torch.full((2, 32), weight)),
+        lambda weight: partial(scaled, weight=weight),
+        lambda weight: lambda vectors, weight=weight: scaled(vectors, weight),
+    ],
+)
+def test_a_state_belongs_to_the_numbers_that_a_regulariser_holds(term, tmp_path):
+    lm = lm_of("llama")
+    start, options = SoftPrompt.init(lm, 2), dict(steps=6, batch_size=4, progress=False)
+    file = dict(state=tmp_path / "s", save_every=1)
+    tune(lm, start, EXAMPLES, **file, regularizer=term(0.5), callbacks=[StopAt(3)], **options)
+    with pytest.raises(ValueError, match="differ in regularizer_values"):
+        tune(lm, start, EXAMPLES, **file, regularizer=term(2.0), **options)
+    resumed = tune(lm, start, EXAMPLES, **file, regularizer=term(0.5), **options)
+    whole = tune(lm, start, EXAMPLES, regularizer=term(0.5), **options)
+    assert torch.equal(resumed.prompt.vectors, whole.prompt.vectors)
+
+
+def test_a_state_belongs_to_number_format_template_and_configuration(tmp_path):
+    lm, coarse = tiny("llama"), tiny("llama", dtype=torch.bfloat16)
+    options = dict(steps=2, batch_size=4, progress=False, state=tmp_path / "s")
+    lm.tokenizer.chat_template = "{% for m in messages %}<u>{{m.content}}{% endfor %}<a>"
+    start = SoftPrompt.init(lm, 2, at="chat")
+    tune(lm, start, EXAMPLES, **options)
+    lm.tokenizer.chat_template = "{% for m in messages %}Q {{m.content}}{% endfor %} A"
+    with pytest.raises(ValueError, match="differ in chat_template"):
+        tune(lm, start, EXAMPLES, **options)
+    options["state"] = tmp_path / "t"
+    tune(lm, SoftPrompt(start.vectors), EXAMPLES, **options)
+    with pytest.raises(ValueError, match="differ in .*dtype"):
+        tune(coarse, SoftPrompt(start.vectors), EXAMPLES, **options)
+    other = tiny("llama")
+    other.model.config.rms_norm_eps = 0.5
+    with pytest.raises(ValueError, match="differ in configuration"):
+        tune(other, SoftPrompt(start.vectors), EXAMPLES, **options)

@@ -17,6 +17,7 @@ _HOME = {
     "Tuning": "step",
     "TuningDiverged": "tuning",
     "Watched": "callbacks",
+    "belongs": "state",
     "clock": "callbacks",
     "data_fingerprint": "state",
     "free_memory": "many",

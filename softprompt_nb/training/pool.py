@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..patching import patch
 from .callbacks import Callback
-from .state import load_state, restore_watchers, save_state
+from .state import belongs, load_state, restore_watchers, save_state
 from .step import Tuning, is_out_of_memory, step_together
 
 import torch
@@ -25,6 +25,8 @@ def _begin(tuning):
         return  # it had begun, and was sent back to wait for lack of memory
     tuning.outcome = "running"
     try:
+        if tuning.path:
+            belongs(tuning)  # before a regulariser's own numbers move
         if tuning.path and Path(tuning.path).is_file():
             load_state(tuning, tuning.path)
         if tuning.outcome != "running":

@@ -182,6 +182,7 @@ class Tuning:
         self.best_score, self.best_step, self.best = math.inf, 0, self.copy()
         self.path: str | Path | None = None  # the file of its state
         self.restored: dict = {}  # states of callbacks and regulariser that were found there
+        self.origin: dict | None = None  # what its state belongs to, once that has been asked
 
     def copy(self) -> torch.Tensor:  # (n, d) on the CPU
         "The vectors as they are now."
