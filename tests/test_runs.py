@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -411,6 +412,32 @@ def test_a_tuning_is_a_function_of_its_configuration(tmp_path):
         and a.arrays["trajectory"].shape[1:] == (2, 128)
     )
     assert repr(config) == "TuneConfig(data='lab:plural', n=2, test=6, steps=4, checkpoints=2)"
+
+
+def test_a_record_of_other_weights_is_said(tmp_path):
+    def write(seed):
+        lm = tiny("llama", seed=seed)
+        lm.model.save_pretrained(tmp_path / "model")
+        lm.tokenizer.save_pretrained(tmp_path / "model")
+
+    data = tuple(Example(f"ab c {i}", " z") for i in range(6))
+    config = TuneConfig(model=str(tmp_path / "model"), data=data, n=1, steps=1, test=2)
+    write(0)
+    store = RunStore(tmp_path / "runs")
+    first, name = store.run(config), content_hash(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write(0)  # the same weights, written anew
+        assert store.run(config).metrics == store[config].metrics == first.metrics
+    write(1)
+    for ask in (store.run, store.__getitem__):
+        with pytest.warns(UserWarning, match=f"record {name} is of other weights.*set_aside"):
+            ask(config)
+    with pytest.warns(UserWarning, match="other weights"):
+        assert sweep([config], store, workers=0, progress=False).there == [name]
+    store.set_aside(name)
+    assert store.run(config).metrics["loss"] != first.metrics["loss"]
+    assert content_hash(config) == name
 
 
 def test_examples_of_ones_own_are_split_without_overlap(tmp_path):

@@ -28,11 +28,13 @@ from typing import Any
 
 from .. import __version__
 from ..files import read_tensors, write_file, write_folder, write_tensors
+from ..lab.recipes import RECIPES
 from ..lm import FrozenLM
 from ..measure import Measured, plural
 from ..patching import patch
 from ..plots import plot_history, plot_runs
 from ..prompts import SoftPrompt
+from ..public import PUBLIC, sha256_of
 
 import numpy as np
 import pandas as pd
@@ -392,6 +394,38 @@ def _environment(seconds: float, resumed: bool, together: int) -> dict[str, Any]
         versions=versions,
     )
 
+# %% ../../nbs/experiments/runs.ipynb #ne4b5f44
+_HASHES: dict[tuple, str] = {}  # (file, size, time of writing) -> SHA-256
+
+
+def _hash_of(file: Path) -> str:
+    "The SHA-256 of a file, read once for each time that it was written."
+    kept = file.resolve(), file.stat().st_size, file.stat().st_mtime_ns
+    if kept not in _HASHES:
+        _HASHES[kept] = sha256_of(file)
+    return _HASHES[kept]
+
+
+def _weights_in(config: Any) -> dict[str, str]:
+    "The hash of each file of weights, where a configuration's model is a folder that is here."
+    name = getattr(config, "model", None)
+    if not isinstance(name, (str, Path)) or str(name) in {*RECIPES, *PUBLIC} or not Path(name).expanduser().is_dir():
+        return {}
+    return {file.name: _hash_of(file) for file in sorted(Path(name).expanduser().glob("*.safetensors"))}
+
+
+def _warn_of_other_weights(config: Any, record: "Record") -> "Record":
+    "The record, with a warning where the weights in its model's folder are others by now."
+    then, now = record.environment.get("weights"), _weights_in(config)
+    if then and now and then != now:
+        warnings.warn(
+            f"The record {record.id} is of other weights than those that are now in {str(config.model)!r}: "
+            f"store.set_aside({record.id!r}) moves it away, so that the run is done again, or give the new model's "
+            "folder another name.",
+            stacklevel=3,
+        )
+    return record
+
 # %% ../../nbs/experiments/runs.ipynb #c021
 class RunStore:
     """A folder of runs, each recorded exactly once.
@@ -421,7 +455,7 @@ class RunStore:
     def __getitem__(self, run: Any) -> Record:
         "The record of a configuration, an id, or the beginning of an id."
         if not isinstance(run, str):
-            return _read_record(self.folder / content_hash(run))
+            return _warn_of_other_weights(run, _read_record(self.folder / content_hash(run)))
         found = [id for id in self.ids() if id.startswith(run)] if run else []
         if len(found) != 1:
             raise KeyError(
@@ -564,6 +598,8 @@ def attempt(
             raise TypeError(f"{type(config).__name__}.run gave {type(result).__name__}: it must return a Result.")
         seconds = time.perf_counter() - start
         environment = _environment(seconds, work.resumed, together)
+        if weights := _weights_in(config):
+            environment["weights"] = weights
         record = dict(format=1, id=work.id, config=plain_config(config), environment=environment)
     except (Exception, SystemExit) as e:
         if isinstance(e, OSError) and e.errno in _FULL:
@@ -593,7 +629,7 @@ def run(
     Raises RuntimeError for a run that fails, ValueError for what cannot be a configuration."""
     id = content_hash(config)
     if id in self:
-        return self[id]
+        return _warn_of_other_weights(config, self[id])
     status, sentence = "there", ""
     with self.claim(id, wait=True) as work:
         if id not in self:

@@ -16,7 +16,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -439,6 +439,10 @@ def _begin(configs: Iterable, store: RunStore | str | Path, retry_failed: bool) 
             raise ValueError(f"Configuration {i}: {e}") from None
     store.tidy()
     there = [id for id in named if id in store]
+    for id in there:
+        if hasattr(named[id], "model") and Path(str(named[id].model)).expanduser().is_dir():
+            with suppress(ValueError):  # a damaged record is said by whoever reads it
+                store[named[id]]  # warns where the weights in the folder are others by now
     failed = []
     if not retry_failed:
         earlier = {row["id"] for row in store.failed().to_dict("records")}
