@@ -168,6 +168,7 @@ def _kind(lm, prompts, batch, n_new, shared):
     beyond = "no"
     if found.window is not None and end > found.window:
         beyond = "new" if longest < found.window else "row"
+    slots = int(of_prompt.max()) + batch.input_ids.shape[1] + n_new  # the cache counts padding
     n_sizes = len(of_prompt.unique())
     return _Decoding(
         shared=shared,
@@ -176,7 +177,7 @@ def _kind(lm, prompts, batch, n_new, shared):
         size=size_class(end, found.window, found.rotary, lm.max_length) if beyond == "no" else 0,
         beyond=beyond,
         gaps=shared and _has_gaps(prompts, batch, n_new, found),
-        rotary=found.rotary is not None and end > found.rotary,
+        rotary=found.rotary is not None and slots > found.rotary,
         steps=STEPS if lm.max_length is None else max(1, min(STEPS, lm.max_length - longest)),
     )
 
