@@ -377,12 +377,20 @@ def _gaps(shared, found):
     return bool(slots > found.window)
 
 
-def _rotary_kind(lengths, found):
-    "Do the positions of rows of these lengths depend on the longest one?"
+def _needed(batch, of_prompt):
+    "How long each row is up to its last target, which itself is not read."
+    column = torch.arange(batch.labels.shape[1], device=batch.labels.device)
+    last = ((batch.labels != -100) * column).amax(1)
+    return (last - row_start(batch.attention_mask)).cpu() + of_prompt
+
+
+def _rotary_kind(lengths, found, batch, of_prompt):
+    "Do the positions of rows of these lengths depend on the longest one, or on tokens that are not read?"
     if found.rotary is None or lengths.max() <= found.rotary:
         return "no"
-    least = lengths.max() if found.each_length else found.rotary + 1
-    return "mixed" if lengths.min() < least else "yes"
+    if found.each_length:
+        return "mixed" if lengths.min() < lengths.max() else "yes"
+    return "mixed" if _needed(batch, of_prompt).min() <= found.rotary else "yes"
 
 
 def _kind(lm, prompts, batch, sharing, shared):
@@ -402,7 +410,7 @@ def _kind(lm, prompts, batch, sharing, shared):
         size=0 if beyond else size_class(longest, found.window, found.rotary, lm.max_length),
         beyond=beyond,
         gaps=_gaps(shared, found),
-        rotary=_rotary_kind(lengths, found),
+        rotary=_rotary_kind(lengths, found, batch, of_prompt),
     )
 
 
