@@ -392,7 +392,7 @@ def _rotary_kind(lengths, found, batch, of_prompt):
         return "mixed" if lengths.min() < lengths.max() else "yes"
     return "mixed" if _needed(batch, of_prompt).min() <= found.rotary else "yes"
 
-
+# %% ../../nbs/engine/forward.ipynb #n9844c1b
 def _kind(lm, prompts, batch, sharing, shared):
     "The kind of a batch; trees and splits were measured on CPUs, and GPUs have fused kernels."
     cpu = shared is not None and lm.device.type == "cpu"
