@@ -13,7 +13,7 @@ python3 -c "import torch, transformers; print(torch.cuda.get_device_name(), torc
 
 # both models at once: a study waits for Python longer than for the card
 for model in smollm2-135m-instruct gemma-3-270m; do
-  python3 "$here/gpu_runs.py" $model --data "$data" --out "$out/runs" --seconds "$seconds" >"$out/runs-$model.log" 2>&1 &
+  python3 "$here/_gpu_runs.py" $model --data "$data" --out "$out/runs" --seconds "$seconds" >"$out/runs-$model.log" 2>&1 &
 done
 wait
 tail -n 5 "$out"/runs-*.log

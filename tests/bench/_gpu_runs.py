@@ -1,7 +1,7 @@
 """Studies of real models that take a GPU minutes and a CPU days: sixteen examples a class, and the tasks of instruction
 induction at four rates.
 
-    python tests/bench/gpu_runs.py MODEL --data FOLDER --out FOLDER [--seconds 300]
+    python tests/bench/_gpu_runs.py MODEL --data FOLDER --out FOLDER [--seconds 300]
 
 MODEL is a name for `load_lm`; the folder of --data holds the sets as `studies.classification.draw` and `induction_dod`
 read them. What has run when the seconds are over stands for something: whole groups of runs, breadth first. Products of
