@@ -11,7 +11,7 @@ import importlib.util
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from .files import cache_folder, write_folder
 
 import torch
 from filelock import FileLock
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from tokenizers.processors import Sequence as Processors
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
 # %% ../nbs/gguf_weights.ipynb #g006
@@ -92,31 +94,82 @@ def _check_gguf(file: Path) -> None:
         )
 
 # %% ../nbs/gguf_weights.ipynb #g012c
+def _in_file(file: Path) -> tuple[dict, set]:
+    "A GGUF file's settings without the lists of its tokenizer, and the names of its tensors."
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file)
+    settings = {name: field.contents() for name, field in reader.fields.items() if len(field.data) < 2}
+    return settings, {tensor.name for tensor in reader.tensors}
+
+
+def _check_all_read(file: Path, settings: dict, tensors: set, model: PreTrainedModel, missing: Sequence[str]) -> None:
+    "Raises ValueError where a file says more than was taken from it, or less than the model needs."
+    left = []
+    if missing:
+        left.append(f"it lacks {len(missing)} of the model's weights ({', '.join(sorted(missing)[:3])})")
+    scaling = settings.get(f"{settings.get('general.architecture')}.rope.scaling.type", "none")
+    parameters = getattr(model.config, "rope_parameters", None) or {}
+    kinds = {of.get("rope_type") for of in [parameters, *parameters.values()] if isinstance(of, dict)} - {
+        None,
+        "default",
+    }
+    if (scaling != "none" or "rope_freqs.weight" in tensors) and not kinds:
+        left.append("the scaling of its rotary positions is not known to transformers' reader")
+    biases = sum(name.endswith(".bias") for name in tensors)
+    if biases > sum(name.endswith("bias") for name, _ in model.named_parameters()):
+        left.append("it has biases for which the model has no place")
+    if left:
+        raise ValueError(f"{file.name} cannot be read as it is: {'; '.join(left)}. Take the model's safetensors.")
+
+
+def _finish_tokenizer(tokenizer: PreTrainedTokenizerBase, settings: dict) -> None:
+    "Let a tokenizer begin a text as the file says."
+    begins = settings.get("tokenizer.ggml.add_bos_token", False)
+    if not begins or tokenizer.bos_token_id is None or tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]:
+        return
+    begin = TemplateProcessing(
+        single=f"{tokenizer.bos_token} $A", special_tokens=[(tokenizer.bos_token, tokenizer.bos_token_id)]
+    )
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = begin if backend.post_processor is None else Processors([backend.post_processor, begin])
+
+# %% ../nbs/gguf_weights.ipynb #g012e
 def dequantize(
     file: str | Path,  # a GGUF file
     folder: str | Path,  # where to; it must exist
 ) -> None:
-    "Write a GGUF file's weights in float32, with its tokenizer; raises ValueError for one that cannot be read."
+    "Write a GGUF file's weights in float32, with its tokenizer; raises ValueError for one that cannot be read whole."
     file, folder = Path(file), Path(folder)
     _check_gguf(file)
     place = dict(gguf_file=file.name)
     try:
         with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **place)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                file.parent, dtype=torch.float32, output_loading_info=True, **place
+            )
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
+            settings, tensors = _in_file(file)
     except Exception as e:  # whatever a reader of bytes stumbles over
         said = str(e).splitlines()[0][:160] if str(e) else ""
         raise ValueError(
             f"{file.name} could not be read: its architecture or its kind of quantisation is not known here, "
             f"or the file is cut off ({type(e).__name__}: {said}). Take the model's safetensors, or another file of it."
         ) from e
+    _check_all_read(file, settings, tensors, model, info.get("missing_keys") or ())
+    _finish_tokenizer(tokenizer, settings)
     config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(model.state_dict())
-    ends = dict(bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)
-    plain.generation_config = GenerationConfig(**ends)
+    turn = settings.get("tokenizer.ggml.eot_token_id")
+    ends = list(dict.fromkeys(i for i in (config.eos_token_id, turn) if i is not None))
+    plain.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id,
+        eos_token_id=ends[0] if len(ends) == 1 else ends or None,
+        pad_token_id=config.pad_token_id,
+    )
     with _quiet():
         plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -374,13 +374,17 @@ def _drop(
         del _KEPT[next(iter(_KEPT))]
 
 
+_READ = (".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf")
+
+
 def _key(name: str | Path, device: str | None, dtype: str | None) -> tuple:
     "What tells a loaded model from another: where it is, how it is kept, and when its files were written."
     folder = Path(name).expanduser()
     files = ()
-    if folder.is_dir() and str(name) not in _known_names():
+    if folder.exists() and str(name) not in _known_names():
         name = folder.resolve()
-        files = tuple((file.name, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.safetensors")))
+        inside = [name] if name.is_file() else sorted(file for file in name.iterdir() if file.suffix in _READ)
+        files = tuple((file.name, file.stat().st_mtime_ns) for file in inside)
     return str(name), str(device), str(dtype).removeprefix("torch."), files
 
 

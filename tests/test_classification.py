@@ -179,6 +179,14 @@ def test_trained_together_is_trained_alone(config, lm, tmp_path):
             assert torch.allclose(one.prompt(lm).vectors, other.prompt(lm).vectors, atol=1e-6)
 
 
+def test_only_what_is_alike_is_trained_together(config, lm, tmp_path):
+    configs = [replace(config, steps=steps, batch_size=size) for steps, size in ((2, 8), (4, 8), (2, 4))]
+    store = RunStore(tmp_path / "store")
+    C.run_classification(store, configs, together=8, progress=False)
+    assert [len(store[config].history) for config in configs] == [2, 4, 2]
+    assert [store[config].environment["together"] for config in configs] == [1, 1, 1]
+
+
 def test_what_fails_is_recorded_and_the_rest_goes_on(config, lm, tmp_path, monkeypatch):
     def broken(*args, **kw):
         raise ValueError("too long")

@@ -177,3 +177,36 @@ def test_spaces_of_an_answer_are_left_as_they_are():
     out = lm.model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False, pad_token_id=0)[0, len(ids) :]
     raw = lm.tokenizer.decode(out, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     assert text == raw
+
+
+def test_the_part_that_inputs_share_is_put_into_the_template_whole():
+    lm = tiny("llama", dtype=torch.float64)
+    lm.tokenizer.chat_template = TEMPLATE.replace("{{ m['content'] }}", "{{ m['content'] }}<end>")
+    examples = [Example("Review: good film", " pos"), Example("Review: bad play", " neg")]
+    found = label_accuracy(lm, None, examples, by="prior", chat=True)
+    assert found.content_free == ("[user] Review: N/A<end>\n[me] ",)
+
+
+def test_an_answer_that_goes_on_behind_a_space_is_another(monkeypatch):
+    "Where a space is a token of its own, one token more than the target's would show the space alone."
+    from softprompt_nb.engine import inference
+
+    asked = []
+
+    def generated(lm, prompt, texts, max_new_tokens, batch_size):
+        asked.append(max_new_tokens)
+        return ["32 33"]
+
+    monkeypatch.setattr(inference, "generate", generated)
+    lm = tiny("llama")
+    assert exact_match(lm, None, [Example("31", "32")]) == 0 and asked[0] >= len(lm.token_ids("32")) + 2
+
+
+def test_a_typeset_minus_is_a_minus():
+    from softprompt_nb.evaluation.formats.formats import final_number
+
+    assert [final_number(text) for text in ("The answer is \u22125.", "#### \u22125", "x = \u221212")] == [
+        "-5",
+        "-5",
+        "-12",
+    ]

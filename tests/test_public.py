@@ -11,7 +11,7 @@ import zipfile
 
 from softprompt_nb import gguf_weights, public
 from softprompt_nb.engine.inference import generate
-from softprompt_nb.load import load_lm
+from softprompt_nb.load import cached_lm, load_lm
 from softprompt_nb.prompts import SoftPrompt
 
 import numpy as np
@@ -174,6 +174,58 @@ def test_an_unknown_architecture_is_refused(tmp_path):
     writer.close()
     with pytest.raises(ValueError, match="architecture"):
         load_lm(tmp_path / "odd.gguf")
+
+
+class Writer(gguf.GGUFWriter):
+    "A writer whose file says more, or less."
+
+    kind = ""
+
+    def add_rope_freq_base(self, value):
+        super().add_rope_freq_base(value)
+        if self.kind == "scaled":
+            self.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            self.add_rope_scaling_factor(8.0)
+        if self.kind == "factors":
+            self.add_tensor("rope_freqs.weight", np.full(8, 8.0, np.float32))
+        if self.kind == "biased":
+            self.add_tensor("blk.0.attn_q.bias", np.ones(64, np.float32))
+        if self.kind == "tokens":
+            self.add_add_bos_token(True)
+            self.add_eot_token_id(7)
+
+    def add_tensor(self, name, *args, **options):
+        if self.kind != "missing" or name != "blk.1.ffn_down.weight":
+            super().add_tensor(name, *args, **options)
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [("scaled", "rotary"), ("factors", "rotary"), ("biased", "biases"), ("missing", r"lacks 1 of the model's weights")],
+)
+def test_what_a_file_says_is_taken_or_refused(tmp_path, monkeypatch, kind, message):
+    monkeypatch.setattr(Writer, "kind", kind)
+    monkeypatch.setattr(gguf, "GGUFWriter", Writer)
+    with pytest.raises(ValueError, match=message):
+        load_lm(write_gguf(tmp_path / "odd.gguf", small_llama()))
+
+
+def test_a_file_says_how_texts_begin_and_turns_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(Writer, "kind", "tokens")
+    monkeypatch.setattr(gguf, "GGUFWriter", Writer)
+    lm = load_lm(write_gguf(tmp_path / "tiny.gguf", small_llama()))
+    assert lm.tokenizer("w1")["input_ids"][0] == 1 and lm.model.generation_config.eos_token_id == [2, 7]
+
+
+def test_a_gguf_file_is_cached_by_its_place_and_date(tmp_path, monkeypatch):
+    places = [tmp_path / "one", tmp_path / "two"]
+    found = []
+    for seed, place in enumerate(places):
+        place.mkdir()
+        write_gguf(place / "model.gguf", small_llama(seed))
+        monkeypatch.chdir(place)
+        found.append(cached_lm("model.gguf").fingerprint)
+    assert found[0] != found[1]
 
 
 def test_which_gguf_file(tmp_path):

@@ -310,7 +310,7 @@ def exact_match(
         ways = (True, False)  # behind its input, and with the space that some tokenizers put in front
         longest = max(len(lm.token_ids(target, continuing=way)) for target in targets for way in ways)
         whole = stop is not None or begins or any(map(has_lines, targets))
-        max_new_tokens = longest + (8 if whole else 1)  # enough to see an answer go on behind white space
+        max_new_tokens = longest + (8 if whole else 3)  # enough to see an answer go on behind white space
     answers = generate(lm, prompt, texts, max_new_tokens, batch_size)
     hits = are_right(answers, targets, stop, begins, read)
     _check_misses(lm, prompt, examples, hits, batch_size)

@@ -237,11 +237,11 @@ def label_accuracy(
     if isinstance(content_free, str):
         content_free = [content_free]
     if content_free is None:
-        frees = [without_content(texts)]
-    else:
-        one = prompt[0] if isinstance(prompt, (list, tuple)) else prompt
-        without = [Example(free, "") for free in content_free]
-        frees = [example.input for example in in_template(lm, one, without, chat)]
+        content_free = [without_content([example.input for example in examples])]
+    one = prompt[0] if isinstance(prompt, (list, tuple)) else prompt
+    frees = []
+    for free in content_free:
+        frees += [None] if free is None else [in_template(lm, one, [Example(free, "")], chat)[0].input]
     prompts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt] * len(texts)
     scores, tokens = option_logprobs(lm, prompt, texts, lists, batch_size, end)
     ends = tuple(end_of_options(lm, of_row, answers, end) for of_row, answers in zip(prompts, lists))

@@ -368,6 +368,11 @@ def _trained_together(lm: FrozenLM, configs: Sequence[ClassifyConfig]) -> list[R
         return [e] * len(configs)
 
 
+def _together(config: ClassifyConfig) -> tuple:
+    "What configurations have in common whose prompts can be trained in one pass."
+    return config.model, config.texts, config.way, config.steps, config.batch_size
+
+
 def run_classification(
     store: RunStore,  # where the records go; what is there is not done again
     configs: Sequence[ClassifyConfig],  # in this order
@@ -380,7 +385,7 @@ def run_classification(
     while left and time.perf_counter() < until:
         first = left[0]
         trained = first.way in ("soft", "peft")
-        alike = [c for c in left if (c.model, c.texts, c.way) == (first.model, first.texts, first.way)]
+        alike = [config for config in left if _together(config) == _together(first)]
         group = alike[: together if trained else 1]
         lm = first.lm()
         if progress:

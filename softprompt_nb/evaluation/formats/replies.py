@@ -282,7 +282,7 @@ def said_number(
     reply: str,  # a reply
 ) -> str | None:  # as it is written
     "The number that a reply gives as its answer."
-    text = plain_reply(own_part(reply))
+    text = plain_reply(own_part(reply)).replace("\u2212", "-")  # the minus sign of typeset texts
     if re.search(r"^\s*1[.)]\s[^\n]*\n+\s*2[.)]\s", text, re.M):
         text = re.sub(r"^\s*\d+[.)](?:\s+|$)", "", text, flags=re.M)  # numbers of steps
     for part in text.split("####")[1:]:
