@@ -85,11 +85,12 @@ _PLAIN = (bool, int, float, str, torch.Tensor, np.ndarray)
 
 
 def _content(cell):
-    "What a cell of a closure holds; None while it holds nothing."
+    "What a cell of a closure holds; None while it holds nothing, and for lists and tables, which calls may fill."
     try:
-        return cell.cell_contents
+        held = cell.cell_contents
     except ValueError:
         return None
+    return None if isinstance(held, (list, dict, set)) else held
 
 # %% ../../nbs/training/state.ipynb #ndc99ce6
 def belongs(
