@@ -15,9 +15,10 @@ PKG = ROOT / "softprompt_nb"
 MODULES = sorted(p.relative_to(ROOT).as_posix() for p in PKG.rglob("*.py"))
 OPTIONAL = {
     "IPython",
+    "gguf",
     "lm_eval",
     "peft",
-}  # imported inside functions only: where a notebook has it anyway, or for the extras `eval` and `lora`
+}  # imported inside functions only: where a notebook has it anyway, or for the extras `eval`, `gguf` and `lora`
 DEV_ONLY = ("fastcore", "nbdev", "execnb", "ghapi", "IPython", "ipykernel")
 
 
