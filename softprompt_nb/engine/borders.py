@@ -6,6 +6,7 @@
 __all__ = ['WINDOWS', 'Borders', 'borders', 'row_lengths', 'size_class', 'probe', 'alone']
 
 # %% ../../nbs/engine/borders.ipynb #nd260d0c
+from functools import cache
 from inspect import signature
 from typing import NamedTuple
 
@@ -58,13 +59,18 @@ def _rotary(config):
     return None, None
 
 
+@cache
+def _takes_positions(kind):
+    "Can a class of models be told where each token stands? Asked in every step, so looked up once."
+    return "position_ids" in signature(kind.forward).parameters
+
+
 def borders(
     lm: FrozenLM,  # the model
 ) -> Borders:
     "The lengths from which on a model treats a text differently, as its configuration has them."
     length, kind = _rotary(lm.config)
-    takes_positions = "position_ids" in signature(type(lm.model.base_model).forward).parameters
-    return Borders(_window(lm.config), length, kind == "dynamic", not takes_positions)
+    return Borders(_window(lm.config), length, kind == "dynamic", not _takes_positions(type(lm.model.base_model)))
 
 # %% ../../nbs/engine/borders.ipynb #n2dca526
 def row_lengths(

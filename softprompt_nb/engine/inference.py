@@ -13,7 +13,7 @@ from typing import Any
 
 from ..arguments import several
 from ..chat import as_chat
-from ..data import Encoded, Example, check_lengths, encode_at, encode_context, pad_rows
+from ..data import Encoded, Example, check_lengths, encode_at, encode_context, in_chat, pad_rows
 from .answers import are_right, check_comparison, has_lines
 from .decoding import continue_rows, refuse_nan
 from .forward import target_losses
@@ -215,7 +215,7 @@ def in_template(
     if chat is False:
         return examples
     for each in prompt if isinstance(prompt, (list, tuple)) else [prompt]:
-        if isinstance(each, SoftPrompt) and each.at in ("chat", "chat_end"):
+        if isinstance(each, SoftPrompt) and in_chat(each.at):
             raise ValueError(f"A prompt at {each.at!r} makes its chat template itself: leave chat={chat!r} out.")
     return as_chat(lm, examples, None if chat is True else chat)
 

@@ -22,8 +22,6 @@ def row_start(
     mask: torch.Tensor,  # (B, T) 1 for a real token, 0 for padding
 ) -> torch.Tensor:  # (B,)
     "Column of each row's first real token; behind the padding where a row has none."
-    if not mask.shape[1]:
-        return mask.new_zeros(len(mask))
     has_token = mask.any(1)
     return torch.where(has_token, mask.argmax(1), mask.shape[1])
 

@@ -28,13 +28,13 @@ from typing import Any
 
 from .. import __version__
 from ..files import read_tensors, write_file, write_folder, write_tensors
-from ..lab.recipes import RECIPES
 from ..lm import FrozenLM
+from ..load import known_names
 from ..measure import Measured, plural
 from ..patching import patch
 from ..plots import plot_history, plot_runs
 from ..prompts import SoftPrompt
-from ..public import PUBLIC, sha256_of
+from ..public import sha256_of
 
 import numpy as np
 import pandas as pd
@@ -409,7 +409,7 @@ def _hash_of(file: Path) -> str:
 def _weights_in(config: Any) -> dict[str, str]:
     "The hash of each file of weights, where a configuration's model is a folder that is here."
     name = getattr(config, "model", None)
-    if not isinstance(name, (str, Path)) or str(name) in {*RECIPES, *PUBLIC} or not Path(name).expanduser().is_dir():
+    if not isinstance(name, (str, Path)) or str(name) in known_names() or not Path(name).expanduser().is_dir():
         return {}
     return {file.name: _hash_of(file) for file in sorted(Path(name).expanduser().glob("*.safetensors"))}
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
+from ..chat import chat_text
 from ..data import Example
 from ..engine.inference import score_options
 from ..experiments.runs import Result, RunStore, Work, attempt, content_hash
@@ -203,9 +204,7 @@ class ClassifyConfig:
 def _in_chat(lm: FrozenLM, instruction: str, example: Example) -> str:
     "An instruction and a text in the model's chat template, with the answer begun as the form begins it."
     asked, _, begun = example.input.rpartition("\n")
-    messages = [dict(role="user", content=f"{instruction}\n{asked}")]
-    text = lm.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text + begun
+    return chat_text(lm, f"{instruction}\n{asked}") + begun
 
 
 def _shots(split: Split, labels: Sequence[str], seed: int) -> str:

@@ -195,8 +195,8 @@ def line(row):
     return f"{batch} {timings}  {ratios}{memory}"
 
 
-def save(rows, device, dtype, repeats):
-    "Keep the table as a dated file."
+def save(name, rows, device, dtype, repeats):
+    "Keep a table as a dated file."
     where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     versions = dict(
         python=platform.python_version(),
@@ -212,7 +212,7 @@ def save(rows, device, dtype, repeats):
         versions=versions,
         rows=rows,
     )
-    path = Path(__file__).parent / "results" / f"forward-{date.today()}-{device}.json"
+    path = Path(__file__).parent / "results" / f"{name}-{date.today()}-{device}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     print("kept in", path.relative_to(Path(__file__).parents[2]))
@@ -237,7 +237,7 @@ def main():
             print(line(rows[-1]), flush=True)
             del lm
     if args.save:
-        save(rows, args.device, dtype, args.repeats)
+        save("forward", rows, args.device, dtype, args.repeats)
 
 
 if __name__ == "__main__":

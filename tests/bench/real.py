@@ -9,10 +9,7 @@ that the same was computed. Generation: 16 texts, 32 new tokens each, behind ten
 
 import argparse
 import json
-import platform
 import statistics
-import time
-from datetime import date
 from pathlib import Path
 
 from softprompt_nb.data import Example, collate
@@ -22,9 +19,8 @@ from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.many import kept_for_backward
 
-import peft
 import torch
-import transformers
+from forward import clock, ratio, save
 from peft import PromptTuningConfig, get_peft_model
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -53,17 +49,6 @@ def solutions(folder):
 ROWS = {"plurals": plurals, "sst-2": reviews, "gsm8k": solutions}
 
 
-def clock(step, device):
-    "Seconds of one call."
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def theirs_for(lm, vectors, batch):
     "PEFT's model with these vectors, and its loss on a batch."
     model = get_peft_model(lm.model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=len(vectors))).eval()
@@ -76,12 +61,6 @@ def theirs_for(lm, vectors, batch):
         return out.loss
 
     return model, weight, loss
-
-
-def ratio(runs, above, below):
-    "Median of a ratio within each repeat, and its smallest and largest."
-    ratios = [run[above] / run[below] for run in runs]
-    return round(statistics.median(ratios), 2), [round(min(ratios), 2), round(max(ratios), 2)]
 
 
 def step_row(lm, name, examples, n, repeats, device):
@@ -107,7 +86,7 @@ def step_row(lm, name, examples, n, repeats, device):
     runs = [{key: clock(step, device) for key, step in steps.items()} for _ in range(repeats)]
     row = dict(model=lm.name, rows=name, B=len(examples), T=batch.input_ids.shape[1], n=n, losses=losses)
     for key in steps:
-        row[f"{key}_ms"] = round(1e3 * statistics.median(run[key] for run in runs), 1)
+        row[f"{key}_ms"] = round(1e3 * statistics.median(run[key][0] for run in runs), 1)
     row["times_peft"], row["range"] = ratio(runs, "peft", "ours")
     row["ours_kept_mb"] = round(kept_for_backward(lm, ours_loss) / 2**20)
     row["peft_kept_mb"] = round(kept_for_backward(lm, peft_loss) / 2**20)
@@ -138,24 +117,9 @@ def generation_row(lm, name, examples, repeats, device, new=32):
         runs = [{key: clock(step, device) for key, step in steps.items()} for _ in range(repeats)]
     row = dict(model=lm.name, rows=name, texts=len(texts), new=new)
     for key in steps:
-        row[f"{key}_tokens_a_second"] = round(len(texts) * new / statistics.median(run[key] for run in runs))
+        row[f"{key}_tokens_a_second"] = round(len(texts) * new / statistics.median(run[key][0] for run in runs))
     row["times_peft"], row["range"] = ratio(runs, "peft", "ours")
     return row
-
-
-def save(rows, device, repeats):
-    "Keep the table as a dated file."
-    where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    versions = dict(
-        python=platform.python_version(),
-        torch=torch.__version__,
-        transformers=transformers.__version__,
-        peft=peft.__version__,
-    )
-    record = dict(date=str(date.today()), device=where, dtype="float32", repeats=repeats, versions=versions, rows=rows)
-    path = Path(__file__).parent / "results" / f"real-{date.today()}-{device}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print("kept in", path.relative_to(Path(__file__).parents[2]))
 
 
 def main():
@@ -186,7 +150,7 @@ def main():
         rows.append(generation_row(lm, "sst-2", reviews(args.data), args.repeats, args.device))
         print(json.dumps(rows[-1]), flush=True)
     if args.save and rows:
-        save(rows, args.device, args.repeats)
+        save("real", rows, args.device, torch.float32, args.repeats)
 
 
 if __name__ == "__main__":
