@@ -63,6 +63,7 @@ _HOME = {
     "told_apart": "calibration",
     "translation_study": "translation",
     "tune_configs": "classification",
+    "with_chosen_rates": "classification",
 }
 __all__ = list(_HOME)
 

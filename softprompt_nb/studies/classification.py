@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SETS', 'PUBLISHED_SPLITS', 'ASKED_BY', 'SHOTS', 'SCALES', 'PEFT_RATES', 'TextSet', 'Split', 'draw', 'ClassifyConfig',
-           'tune_configs', 'classify_configs', 'run_classification', 'chosen', 'accuracy_table', 'paired_gain']
+           'tune_configs', 'classify_configs', 'with_chosen_rates', 'run_classification', 'chosen', 'accuracy_table',
+           'paired_gain']
 
 # %% ../../nbs/studies/classification.ipynb #k003
 import hashlib
@@ -248,16 +249,26 @@ def choices(
     return {"soft": len(SCALES), "peft": len(PEFT_RATES)}.get(self.way, 1)
 
 # %% ../../nbs/studies/classification.ipynb #k018
-@lru_cache(maxsize=64)
-def _bare_scores(lm: FrozenLM, texts: tuple, labels: tuple) -> torch.Tensor:
-    "Scores of label words without a prompt, which draws have in common."
-    return score_options(lm, None, texts, list(labels), batch_size=128, end=False).cpu()
+@lru_cache(maxsize=16)
+def _known_scores(lm: FrozenLM, labels: tuple) -> dict:
+    "Scores of label words by text, filled as texts are asked for: draws have most of their texts in common."
+    return {}
+
+
+def _bare_scores(lm: FrozenLM, texts: Sequence[str], labels: Sequence[str]) -> torch.Tensor:
+    "Scores of label words without a trained prompt."
+    known = _known_scores(lm, tuple(labels))
+    fresh = [text for text in dict.fromkeys(texts) if text not in known]
+    if fresh:
+        scores = score_options(lm, None, fresh, list(labels), batch_size=128, end=False).cpu()
+        known.update(zip(fresh, scores))
+    return torch.stack([known[text] for text in texts])
 
 
 def _hits(lm: FrozenLM, prompt: SoftPrompt | None, texts: Sequence[str], examples: Sequence, labels: Sequence) -> list:
     "Is the right label word the most probable one, for each example?"
     if prompt is None:
-        scores = _bare_scores(lm, tuple(texts), tuple(labels))
+        scores = _bare_scores(lm, texts, labels)
     else:
         scores = score_options(lm, prompt, texts, list(labels), batch_size=128, end=False).cpu()
     right = torch.tensor([labels.index(example.target) for example in examples])
@@ -356,6 +367,25 @@ def classify_configs(
                     count = config.choices(config.lm())
                     configs += [replace(config, choice=choice) for choice in range(count)]
     return configs
+
+
+def with_chosen_rates(
+    configs: Sequence[ClassifyConfig],  # of any ways
+    runs: pd.DataFrame,  # a row for each run of a pilot: a draw of a set with all rates, as `RunStore.table` gives it
+) -> list[ClassifyConfig]:  # those without a rate, and of each trained way those at its rate
+    "One rate for each model and way: the best on the validation texts of a pilot; raises ValueError where it has none."
+    means = runs.groupby(["model", "way", "choice"], sort=True).valid_accuracy.mean()
+    kept = []
+    for config in configs:
+        if config.way in ("soft", "peft"):
+            if (config.model, config.way) not in means.index.droplevel("choice"):
+                raise ValueError(
+                    f"The pilot has no run of {config.model}, {config.way}: run one draw with all rates first."
+                )
+            if config.choice != means[config.model, config.way].idxmax():
+                continue
+        kept.append(config)
+    return kept
 
 
 def _trained_together(lm: FrozenLM, configs: Sequence[ClassifyConfig]) -> list[Result | Exception]:
