@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SETS', 'PUBLISHED_SPLITS', 'ASKED_BY', 'SHOTS', 'SCALES', 'PEFT_RATES', 'TextSet', 'Split', 'draw', 'ClassifyConfig',
-           'tune_configs', 'classify_configs', 'with_chosen_rates', 'run_classification', 'chosen', 'accuracy_table',
+           'tune_configs', 'classify_configs', 'run_classification', 'with_chosen_rates', 'chosen', 'accuracy_table',
            'paired_gain']
 
 # %% ../../nbs/studies/classification.ipynb #k003
@@ -369,25 +369,6 @@ def classify_configs(
     return configs
 
 
-def with_chosen_rates(
-    configs: Sequence[ClassifyConfig],  # of any ways
-    runs: pd.DataFrame,  # a row for each run of a pilot: a draw of a set with all rates, as `RunStore.table` gives it
-) -> list[ClassifyConfig]:  # those without a rate, and of each trained way those at its rate
-    "One rate for each model and way: the best on the validation texts of a pilot; raises ValueError where it has none."
-    means = runs.groupby(["model", "way", "choice"], sort=True).valid_accuracy.mean()
-    kept = []
-    for config in configs:
-        if config.way in ("soft", "peft"):
-            if (config.model, config.way) not in means.index.droplevel("choice"):
-                raise ValueError(
-                    f"The pilot has no run of {config.model}, {config.way}: run one draw with all rates first."
-                )
-            if config.choice != means[config.model, config.way].idxmax():
-                continue
-        kept.append(config)
-    return kept
-
-
 def _trained_together(lm: FrozenLM, configs: Sequence[ClassifyConfig]) -> list[Result | Exception]:
     "Results of trained ways, or what went wrong."
     try:
@@ -424,6 +405,25 @@ def run_classification(
             with store.claim(content_hash(config), wait=True) as work:
                 attempt(store, config, work, result, together=len(group))
         left = [config for config in left if config not in group]
+
+# %% ../../nbs/studies/classification.ipynb #k025c
+def with_chosen_rates(
+    configs: Sequence[ClassifyConfig],  # of any ways
+    runs: pd.DataFrame,  # a row for each run of a pilot: a draw of a set with all rates, as `RunStore.table` gives it
+) -> list[ClassifyConfig]:  # those without a rate, and of each trained way those at its rate
+    "One rate for each model and way: the best on the validation texts of a pilot; raises ValueError where it has none."
+    means = runs.groupby(["model", "way", "choice"], sort=True).valid_accuracy.mean()
+    kept = []
+    for config in configs:
+        if config.way in ("soft", "peft"):
+            if (config.model, config.way) not in means.index.droplevel("choice"):
+                raise ValueError(
+                    f"The pilot has no run of {config.model}, {config.way}: run one draw with all rates first."
+                )
+            if config.choice != means[config.model, config.way].idxmax():
+                continue
+        kept.append(config)
+    return kept
 
 # %% ../../nbs/studies/classification.ipynb #k027
 def chosen(
