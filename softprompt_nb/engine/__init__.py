@@ -4,6 +4,7 @@
 from importlib import import_module
 
 _HOME = {
+    "Beginnings": "beginnings",
     "Block": "packing",
     "Borders": "borders",
     "Groups": "sharing",
@@ -34,6 +35,7 @@ _HOME = {
     "has_lines": "answers",
     "hidden_by_path": "forward",
     "in_template": "inference",
+    "is_free": "decoding",
     "label_accuracy": "labels",
     "logits_by_path": "forward",
     "loss_on": "inference",

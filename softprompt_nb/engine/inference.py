@@ -15,7 +15,8 @@ from ..arguments import several
 from ..chat import as_chat
 from ..data import Encoded, Example, check_lengths, encode_at, encode_context, in_chat, pad_rows
 from .answers import are_right, check_comparison, has_lines
-from .decoding import continue_rows, refuse_nan
+from .beginnings import beginnings
+from .decoding import continue_rows, is_free, refuse_nan
 from .forward import target_losses
 from .packing import sum_dtype
 from ..lm import FrozenLM
@@ -72,73 +73,6 @@ def _lanes(lm, prompt, n_rows):
         sizes=[lengths[lane] for lane in lane_of_row],
     )
 
-
-def _by_length(lengths, batch_size):
-    "Row numbers in batches of similar length, so that little is spent on padding."
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    batches = []
-    for start in range(0, len(order), batch_size):
-        batches.append(order[start : start + batch_size])
-    return batches
-
-# %% ../../nbs/engine/inference.ipynb #c004b
-def _contexts(lanes, rows):
-    "Which rows have the same prompt and text in front of their target, and an order that keeps these together."
-    number = {}
-    context_of_row = []
-    for lane, row in zip(lanes.lane_of_row, rows):
-        context = row.ids[: row.n_input]
-        key = (lane, row.at, *context)
-        context_of_row.append(number.setdefault(key, len(number)))
-
-    longest = [0] * len(number)
-    for context, row in zip(context_of_row, rows):
-        longest[context] = max(longest[context], len(row.ids))
-    order = [(longest[context], context) for context in context_of_row]
-    return context_of_row, order
-
-# %% ../../nbs/engine/inference.ipynb #n7e69f79
-def _can_be_joined(row):
-    "Has a row a context in front of its target, with the prompt in it, and the labels that follow from that?"
-    has_both = 0 < row.n_input < len(row.ids)
-    return has_both and row.at <= row.n_input and row.labels is None
-
-
-def _as_prompt(vectors, embeds, at):
-    "A context as one prompt: its embeddings with the prompt's vectors at their place."
-    if vectors is None:
-        return embeds
-    vectors = vectors.to(embeds.dtype)
-    return torch.cat([embeds[:at], vectors, embeds[at:]])
-
-
-def _joined(lm, prompts, rows, lane_of_row, context_of_row):
-    """A batch's prompts, rows and lanes.
-
-    Where most rows share their context, it counts as a prompt, and is computed once for all that follows it."""
-    first = {}
-    for i, context in enumerate(context_of_row):
-        first.setdefault(context, i)
-    if 2 * len(first) > len(rows) or not all(map(_can_be_joined, rows)):
-        return prompts, rows, lane_of_row
-
-    ids = []
-    sizes = []
-    for i in first.values():
-        row = rows[i]
-        ids.extend(row.ids[: row.n_input])
-        sizes.append(row.n_input)
-    embeds = lm.embed_ids(ids).to(lm.dtype)
-
-    joined = []
-    for i, of_text in zip(first.values(), embeds.split(sizes)):
-        vectors = prompts[lane_of_row[i]]
-        joined.append(_as_prompt(vectors, of_text, rows[i].at))
-
-    number = {context: k for k, context in enumerate(first)}
-    targets = [Encoded(row.ids[row.n_input :], 0) for row in rows]
-    return joined, targets, [number[context] for context in context_of_row]
-
 # %% ../../nbs/engine/inference.ipynb #c005
 def _check_begun(examples, rows, sizes):
     "Raises ValueError for a target whose first token has nothing in front of it, and so no probability."
@@ -185,15 +119,9 @@ def target_logprobs(
     _check_begun(examples, rows, lanes.sizes)
     total = torch.zeros(len(rows), dtype=sum_dtype(lm.dtype))
     count = torch.zeros_like(total)
-    context_of_row, order = _contexts(lanes, rows)
-    for batch in _by_length(order, batch_size):
-        prompts, in_batch, lane_of_row = _joined(
-            lm,
-            lanes.prompts,
-            [rows[i] for i in batch],
-            [lanes.lane_of_row[i] for i in batch],
-            [context_of_row[i] for i in batch],
-        )
+    found = beginnings(rows, lanes.lane_of_row, lanes.sizes)
+    for batch in found.batches(batch_size):
+        prompts, in_batch, lane_of_row = found.joined(lm, lanes.prompts, batch)
         padded = pad_rows(lm, in_batch, lanes=lane_of_row)
         losses, row = target_losses(lm, prompts, padded)
         losses = losses.cpu()
@@ -276,10 +204,10 @@ def generate(
         rows.append(encode_context(lm, text, at, i))
     check_lengths(lm, rows, lanes.sizes, max_new_tokens)
     out = [None] * len(rows)
-    for batch in _by_length([len(row.ids) for row in rows], batch_size):
-        in_batch = [rows[i] for i in batch]
-        lane_of_row = [lanes.lane_of_row[i] for i in batch]
-        new = continue_rows(lm, lanes.prompts, in_batch, lane_of_row, max_new_tokens=max_new_tokens, **options)
+    found = beginnings(rows, lanes.lane_of_row, lanes.sizes, spare=1, share=is_free(options))
+    for batch in found.batches(batch_size):
+        prompts, in_batch, lane_of_row = found.joined(lm, lanes.prompts, batch)
+        new = continue_rows(lm, prompts, in_batch, lane_of_row, max_new_tokens=max_new_tokens, **options)
         texts_of_batch = lm.tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         for i, text in zip(batch, texts_of_batch):
             out[i] = text if stop is None else text.split(stop)[0]
