@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['WORTH', 'Beginnings', 'beginnings']
 
-# %% ../../nbs/engine/beginnings.ipynb #n0d3cfc6
+# %% ../../nbs/engine/beginnings.ipynb #n69ed9e0
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..data import Encoded
 from ..lm import FrozenLM
+from ..patching import patch
 
 import torch
 
-# %% ../../nbs/engine/beginnings.ipynb #na4a69a4
+# %% ../../nbs/engine/beginnings.ipynb #n26f08f4
 class _Context(NamedTuple):
     "What stands in front of a target, as numbers."
 
@@ -34,7 +35,7 @@ def _context(row, lane, n_vectors, spare):
     marks = [*row.ids[: row.at], *vectors, *row.ids[row.at : row.n_input]]
     return _Context(tuple(marks[:n_marks]), end_of_prompt)
 
-# %% ../../nbs/engine/beginnings.ipynb #n7f7d1ca
+# %% ../../nbs/engine/beginnings.ipynb #na9c4e1d
 WORTH = 0.8  # what a way to share must cost less than, beside the way without it
 
 
@@ -83,7 +84,7 @@ def _shared_sizes(contexts, n_rows):
             sizes[i] = size
     return sizes
 
-# %% ../../nbs/engine/beginnings.ipynb #nc6e44a0
+# %% ../../nbs/engine/beginnings.ipynb #ne0cc622
 @dataclass
 class Beginnings:
     "The rows of a call by what they begin with."
@@ -114,46 +115,7 @@ class Beginnings:
         in_beginnings = sum(self.sizes[i] - self.n_vectors[i] for i in batch)
         return sum(of_prompts.values()) + whole, sum(of_beginnings.values()) + whole - in_beginnings
 
-    def joined(
-        self,
-        lm: FrozenLM,  # the model
-        prompts: list,  # (n, d) prompts of the call; None for rows that have none
-        batch: Sequence[int],  # numbers of rows
-    ) -> tuple[list, list, list]:  # prompts, rows, and the number of each row's prompt
-        "A batch with its beginnings as prompts where that is less work; as it is where it is not."
-        without, once = self.tokens(batch)
-        if once >= WORTH * without:
-            return prompts, [self.rows[i] for i in batch], [self.lane_of_row[i] for i in batch]
-        first = {}
-        for i in batch:
-            first.setdefault(self.number[i], i)
-        made = _as_prompts(lm, prompts, [self._beginning(i) for i in first.values()])
-        lanes = {number: lane for lane, number in enumerate(first)}
-        behind = []
-        for i in batch:
-            row = self.rows[i]
-            cut = self.sizes[i] - self.n_vectors[i]
-            behind.append(Encoded(row.ids[cut:], row.n_input - cut))
-        return made, behind, [lanes[self.number[i]] for i in batch]
-
-    def _beginning(self, i):
-        "A row's beginning: token ids, the number of its prompt, and its place."
-        row = self.rows[i]
-        return row.ids[: self.sizes[i] - self.n_vectors[i]], self.lane_of_row[i], row.at
-
-
-def _as_prompts(lm, prompts, found):
-    "Embeddings of beginnings, each with its prompt's vectors at their place."
-    ids = [token for tokens, _, _ in found for token in tokens]
-    embeds = lm.embed_ids(ids).to(lm.dtype).split([len(tokens) for tokens, _, _ in found])
-    made = []
-    for of_text, (_, lane, at) in zip(embeds, found):
-        vectors = prompts[lane]
-        parts = [of_text] if vectors is None else [of_text[:at], vectors.to(of_text), of_text[at:]]
-        made.append(torch.cat(parts))
-    return made
-
-# %% ../../nbs/engine/beginnings.ipynb #nbdd590f
+# %% ../../nbs/engine/beginnings.ipynb #n5e3c834
 def beginnings(
     rows: Sequence[Encoded],  # texts with their targets, or contexts that are to be gone on from
     lane_of_row: Sequence[int],  # number of each row's prompt
@@ -181,3 +143,39 @@ def beginnings(
         widest[group[i]] = max(widest[group[i]], longest[i])
     order = [(widest[group[i]], group[i], longest[i], i) for i in of_row]
     return Beginnings(rows, lane_of_row, n_vectors, [sizes[i] for i in of_row], [group[i] for i in of_row], order)
+
+# %% ../../nbs/engine/beginnings.ipynb #nd840ebc
+def _as_prompts(lm, prompts, found):
+    "Embeddings of beginnings, each with its prompt's vectors at their place."
+    ids = [token for tokens, _, _ in found for token in tokens]
+    embeds = lm.embed_ids(ids).to(lm.dtype).split([len(tokens) for tokens, _, _ in found])
+    made = []
+    for of_text, (_, lane, at) in zip(embeds, found):
+        vectors = prompts[lane]
+        parts = [of_text] if vectors is None else [of_text[:at], vectors.to(of_text), of_text[at:]]
+        made.append(torch.cat(parts))
+    return made
+
+
+@patch
+def joined(
+    self: Beginnings,
+    lm: FrozenLM,  # the model
+    prompts: list,  # (n, d) prompts of the call; None for rows that have none
+    batch: Sequence[int],  # numbers of rows
+) -> tuple[list, list, list]:  # prompts, rows, and the number of each row's prompt
+    "A batch with its beginnings as prompts where that is less work; as it is where it is not."
+    without, once = self.tokens(batch)
+    if once >= WORTH * without:
+        return prompts, [self.rows[i] for i in batch], [self.lane_of_row[i] for i in batch]
+    lanes = {}
+    found = []
+    behind = []
+    for i in batch:
+        row = self.rows[i]
+        cut = self.sizes[i] - self.n_vectors[i]
+        behind.append(Encoded(row.ids[cut:], row.n_input - cut))
+        if self.number[i] not in lanes:
+            lanes[self.number[i]] = len(lanes)
+            found.append((row.ids[:cut], self.lane_of_row[i], row.at))
+    return _as_prompts(lm, prompts, found), behind, [lanes[self.number[i]] for i in batch]
