@@ -67,7 +67,7 @@ class FrozenLM:
         model: PreTrainedModel,  # a `transformers` causal language model
         tokenizer: PreTrainedTokenizerBase,  # its tokenizer
         name: str = "unnamed",  # the folder or hub name it came from
-        revision: str | None = None,  # the hub commit, where there is one
+        revision: str | None = None,  # the hub commit or the package that its weights are from, where there is one
         checkpointing: bool = False,  # recompute layers in the backward pass, for less memory and more time?
         compile: bool | str = False,  # run the layers of training through torch.compile? True or a backend's name
     ):
@@ -92,8 +92,9 @@ class FrozenLM:
             )
 
     def __repr__(self) -> str:
+        of_revision = f" ({self.revision})" if self.revision else ""
         return (
-            f"FrozenLM({self.name}: {self.config.model_type}, {self.n_parameters:,} parameters, "
+            f"FrozenLM({self.name}{of_revision}: {self.config.model_type}, {self.n_parameters:,} parameters, "
             f"d_model {self.d_model}, vocabulary {self.vocab_size:,}, {str(self.dtype)[6:]} on {self.device})"
         )
 

@@ -20,6 +20,7 @@ from .lab.family import lab_model
 from .lab.recipes import RECIPES
 from .lm import FrozenLM, refuse_unsupported
 from .public import PUBLIC, hub_reachable, index_folder, public_model
+from .quantized import quantized_options, refuse_quantized
 
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
@@ -239,8 +240,8 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:160]}"
 
 
-def _check_config(source: Path | str, name: str, where: dict) -> None:
-    "ValueError for a configuration that cannot be read, or is that of a model that takes no prompt."
+def _check_config(source: Path | str, name: str, where: dict, options: dict) -> None:
+    "ValueError for a configuration that cannot be read, or is that of a model that takes no prompt or cannot run here."
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
     except (OSError, KeyError) as e:
@@ -252,6 +253,7 @@ def _check_config(source: Path | str, name: str, where: dict) -> None:
             raise
         raise ValueError(f"{name!r} comes with code of its own, which is never run: use a model without.") from e
     refuse_unsupported(config, name)
+    refuse_quantized(config, name, options)
 
 
 def _tokenizer_of(source: Path | str, name: str, where: dict) -> Any:
@@ -306,7 +308,7 @@ def _from_pretrained(
     where = {key: options[key] for key in _WHERE if options.get(key) is not None}
     rest = {key: value for key, value in options.items() if key not in _WHERE}
     where = {} if isinstance(source, Path) else _on_hub(source, where | dict(revision=revision))
-    _check_config(source, name, where)
+    _check_config(source, name, where, rest)
     commit = None if isinstance(source, Path) else _commit_of(_cached_config(source, where)) or revision
     if commit is not None:
         where["revision"] = commit  # a branch may move while its files are read
@@ -329,6 +331,7 @@ def load_lm(
     source: str | None = None,  # of a public model: "hub", "index", or None for what is here, the hub, the index
     checkpointing: bool = False,  # recompute layers in the backward pass, for less memory and more time?
     compile: bool | str = False,  # run the layers of training through torch.compile? True or a backend's name
+    quantize: str | None = None,  # keep the weights in "4bit" or "8bit", on a GPU with bitsandbytes
     **options,  # more arguments of `from_pretrained`: cache_dir, subfolder, token, gguf_file, device_map
 ) -> FrozenLM:
     """A `FrozenLM`; several threads and processes may ask at once.
@@ -338,6 +341,7 @@ def load_lm(
     _check_options(options, device)
     where = _device_of(device)
     number_format = _number_format(dtype, where)
+    options = quantized_options(quantize, where, options)
     if gguf_file := options.pop("gguf_file", None):
         name = Path(name) / gguf_file
     folder = _resolve(str(name), source, revision, options.get("subfolder") or "")

@@ -60,6 +60,7 @@ class PublicModel:
     licence: str
     wheels: tuple[Wheel, ...]
     terms: Wheel | None = None  # the wheel with the licence's text, where it must be accepted
+    commit: str = "main"  # what is read on the hub unless a revision is asked for: a commit where one is known
 
     @property
     def revision(self) -> str:
@@ -332,7 +333,7 @@ _TEXT_AND_TENSORS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 def _from_hub(model: PublicModel, revision: str | None, here_only: bool) -> Path | None:
     "The hub's folder of a model, or None where it is not to be had."
-    options = dict(revision=revision, allow_patterns=_TEXT_AND_TENSORS, local_files_only=here_only)
+    options = dict(revision=revision or model.commit, allow_patterns=_TEXT_AND_TENSORS, local_files_only=here_only)
     try:
         folder = Path(snapshot_download(model.hub, **options))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
