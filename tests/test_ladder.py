@@ -15,10 +15,12 @@ from softprompt_nb.evaluation.distance.capabilities import (
     repetition,
     targets,
 )
+from softprompt_nb.evaluation.distance.costs import ENOUGH
 from softprompt_nb.evaluation.distance.ladder import ladder, loss_by_vector
 from softprompt_nb.evaluation.distance.protocol import ProtocolStudy, stability, subspace
 from softprompt_nb.evaluation.distance.rungs import place_in, start_of
 from softprompt_nb.experiments.runs import RunStore
+from softprompt_nb.files import read_tensors
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.pool import Pool
 from softprompt_nb.training.tuning import tune
@@ -153,22 +155,78 @@ def test_nothing_is_done_twice_and_nothing_lost_after_an_interrupt(tmp_path, mon
 
     def tired(self):
         turns.append(1)
-        if len(turns) == 6:
+        if len(turns) == 14:
             raise KeyboardInterrupt
         turn(self)
 
     monkeypatch.setattr(Pool, "turn", tired)
     with pytest.raises(KeyboardInterrupt):
         ladder(lm, capability, store=tmp_path, save_every=2, **SMALL)
-    # no prompt is recorded, the others wait
-    assert len(RunStore(tmp_path)) == 1
-    assert len(list(tmp_path.glob("work/*/state.safetensors"))) == 8
+    # no prompt and the first size are recorded, the second size waits
+    assert sorted(record.config["n"] for record in RunStore(tmp_path)) == [0, 1, 1, 1, 1]
+    assert len(list(tmp_path.glob("work/*/state.safetensors"))) == 4
     again = ladder(lm, capability, store=tmp_path, save_every=2, **SMALL)
-    assert len(turns) < 6 + 8  # they went on from step 4, not from the start
+    assert len(turns) < 14 + 8  # they went on from step 4, not from the start
     assert same(again.nll, whole.nll)
     assert again.runs.chosen.tolist() == whole.runs.chosen.tolist()
     monkeypatch.setattr(Pool, "turn", lambda self: pytest.fail("a recorded run was done again"))
     assert np.array_equal(ladder(lm, capability, store=tmp_path, **SMALL).nll, again.nll)
+
+
+def test_where_sharing_saves_nothing_each_tuning_is_recorded_when_it_ends(tmp_path, monkeypatch):
+    lm, turn, turns = lm_of(), Pool.turn, []
+    whole = ladder(lm, cap(), **SMALL)
+
+    def tired(self):
+        turns.append(1)
+        if len(turns) == 8 + 3:  # in the second tuning
+            raise KeyboardInterrupt
+        turn(self)
+
+    monkeypatch.setitem(ENOUGH, "cpu", 1.0)
+    monkeypatch.setattr(Pool, "turn", tired)
+    with pytest.raises(KeyboardInterrupt):
+        ladder(lm, cap(), store=tmp_path, **SMALL)
+    assert sorted(record.config["n"] for record in RunStore(tmp_path)) == [0, 1]
+    monkeypatch.setattr(Pool, "turn", turn)
+    assert same(ladder(lm, cap(), store=tmp_path, **SMALL).nll, whole.nll)
+
+
+def test_slow_steps_are_saved_by_the_clock(tmp_path, monkeypatch):
+    lm, steps = lm_of(), []
+    monkeypatch.setattr(Pool, "turn", lambda self, turn=Pool.turn: steps.append(1) or slow(self, turn))
+
+    def slow(pool, turn):
+        pool.save_seconds = 0.0
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        turn(pool)
+
+    with pytest.raises(KeyboardInterrupt):
+        ladder(lm, cap(), store=tmp_path, **SMALL)
+    states = [read_tensors(path)[1]["step"] for path in tmp_path.glob("work/*/state.safetensors")]
+    assert states == [2] * 4  # nothing is due by its number before step 20
+
+
+def test_the_price_stands_before_the_first_step(capsys, monkeypatch):
+    lm, said = lm_of(), []
+    monkeypatch.setattr(Pool, "turn", lambda self, turn=Pool.turn: said.append(capsys.readouterr().out) or turn(self))
+    ladder(lm, cap(), **(SMALL | dict(progress=True)))
+    assert "8 tunings of 64 steps in all" in said[0] and "s with 1" in said[0] and "s with 3 vectors" in said[0]
+    assert not any("tunings" in each for each in said[1:])
+
+
+def test_the_last_prompt_instead_of_the_best(tmp_path):
+    lm, rows = lm_of(), rows_of(lm_of())
+    run = SMALL | dict(sizes=(0, 3), seeds=1, rates=(40.0,), steps=8)  # so hot that the last is not the best
+    best, last = (ladder(lm, cap(), store=tmp_path, keep=keep, **run) for keep in ("best", "last"))
+    start = SoftPrompt.init(lm, 3, seed=0)
+    plain = tune(
+        lm, start, rows["train"], steps=8, batch_size=4, lr=40.0 * lm.scale, seed=0, checkpoints=0, progress=False
+    )
+    assert same(last.prompts[3, 0].vectors, plain.prompt.vectors)
+    assert last.runs.step.tolist() == [8] and last.runs.valid[0] >= best.runs.valid[0]
+    assert len(RunStore(tmp_path)) == 3  # no prompt, and one run for each choice
 
 
 KILLED = """

@@ -6,9 +6,10 @@
 __all__ = ['Pool', 'run_pool']
 
 # %% ../../nbs/training/pool.ipynb #p003
+import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..patching import patch
@@ -69,12 +70,15 @@ class Pool:
         tunings: Sequence[Tuning],  # of one model, before their first step
         width: int = 1,  # how many take a step together
         save_every: int = 20,  # steps between saved states
+        save_seconds: float = 60.0,  # and where steps are slow, no longer than this
     ):
         self.tunings = list(tunings)
         self.waiting = deque(self.tunings)
         self.active: list[Tuning] = []
         self.width = width
         self.save_every = save_every
+        self.save_seconds = save_seconds
+        self.saved = time.monotonic()  # when states were last written for their age
         self.steps = sum(tuning.steps for tuning in self.tunings)
         self.row: dict = {}
         self.rows: list[dict] = []
@@ -95,8 +99,12 @@ def turn(self: Pool) -> None:
     self._let_out()
     if self.active:
         self._step()
+    old = time.monotonic() - self.saved >= self.save_seconds
+    if old:
+        self.saved = time.monotonic()
     for tuning in self.active:
-        if tuning.path and tuning.step % self.save_every == 0 and tuning.outcome == "running":
+        due = old or tuning.step % self.save_every == 0
+        if tuning.path and due and tuning.outcome == "running":
             _save(tuning)
     self._let_out()
 
@@ -144,11 +152,16 @@ def _let_out(self: Pool):
 
 # %% ../../nbs/training/pool.ipynb #n4pool
 @patch
-def finished(self: Pool) -> Iterator[Tuning]:
+def finished(
+    self: Pool,
+    after_turn: Callable | None = None,  # is told all tunings after each turn
+) -> Iterator[Tuning]:
     "Every tuning as it comes to its end, in the order of `tunings` where several end together."
     seen = set()
     while self.waiting or self.active:
         self.turn()
+        if after_turn:
+            after_turn(self.tunings)
         for i, tuning in enumerate(self.tunings):
             if i not in seen and tuning.outcome not in ("waiting", "running"):
                 seen.add(i)

@@ -123,10 +123,11 @@ _BRIEF = ("first_loss", "final_loss", "data", "examples", "settings", "norm_end"
 
 def result(
     tuning: Tuning,  # at its end or not
+    last: bool = False,  # the last prompt, where it went to plan, also beside held-out examples?
 ) -> Run:
     "The `Run` of a tuning, as far as it came: the last prompt if it went to plan without `valid`, else the best."
     vectors, at_step = tuning.best, tuning.best_step
-    if not tuning.valid and tuning.outcome in ("done", "stopped"):
+    if (last or not tuning.valid) and tuning.outcome in ("done", "stopped"):
         vectors, at_step = tuning.copy(), tuning.step
     record = _record(tuning, at_step, vectors)
     info = tuning.start.info | dict(steps=at_step)

@@ -8,14 +8,16 @@ __all__ = ['ladder', 'loss_by_vector']
 # %% ../../../nbs/evaluation/distance/ladder.ipynb #c003
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ...conditional import ConditionalPrompt
 from ...data import Encoded, Example
 from ...engine.inference import target_logprobs
-from .capabilities import Capability
+from .capabilities import Capability, as_capability
+from .controls import controlled
+from .excess import ControlledLadder
 from .measures import EPS, Ladder
 from softprompt_nb.evaluation.distance.rungs import (
     Plan,
@@ -85,17 +87,26 @@ def _start(climb: _Climb, best: dict, n: int, seed: int) -> SoftPrompt:
     return _warmed(start, record.arrays["vectors"])
 
 # %% ../../../nbs/evaluation/distance/ladder.ipynb #n6b62921
-def _rungs(plan: Plan, climb: _Climb, sizes: Sequence[int], best: dict) -> list[tuple]:
-    "(n, seed, rate, rung) of some sizes; no prompt is one rung for all seeds."
-    found = []
+@dataclass
+class _Side:
+    "The capability's half of a call, or its control's."
+
+    plan: Plan
+    best: dict = field(default_factory=dict)  # (n, seed) -> (record, rung)
+    rows: list = field(default_factory=list)  # one for each run, see `Ladder.runs`
+
+
+def _rungs(side: _Side, climb: _Climb, sizes: Sequence[int]) -> list[tuple]:
+    "(side, n, seed, rate, rung) of some sizes; no prompt is one rung for all seeds."
+    plan, found = side.plan, []
     for n in sizes:
         if n == 0:
-            found.append((0, None, None, plan.rung(0)))
+            found.append((side, 0, None, None, plan.rung(0)))
             continue
         for seed in plan.seeds:
-            start = _start(climb, best, n, seed)
+            start = _start(climb, side.best, n, seed)
             for rate in climb.rates:
-                found.append((n, seed, rate, plan.rung(n, seed, rate, start)))
+                found.append((side, n, seed, rate, plan.rung(n, seed, rate, start)))
     return found
 
 
@@ -109,17 +120,15 @@ def _row(n: int, seed: int | None, rate: float | None, rung: Rung, record: Recor
     return row | dict(seconds=seconds, id=record.id)
 
 
-def _climbed(plan: Plan, climb: _Climb, sizes: Sequence[int], best: dict) -> list[dict]:
-    "Run the rungs of some sizes together; fills `best`, (n, seed) -> (record, rung), and returns a row for each run."
-    todo = _rungs(plan, climb, sizes, best)
-    records = plan.run([rung for *_, rung in todo], "ladder")
-    rows = []
-    for (n, seed, rate, rung), record in zip(todo, records):
-        rows.append(_row(n, seed, rate, rung, record))
-        for place in [(n, seed)] if n else [(0, each) for each in plan.seeds]:
-            if place not in best or _valid(record) < _valid(best[place][0]):
-                best[place] = record, rung
-    return rows
+def _climb_sizes(sides: Sequence[_Side], climb: _Climb, sizes: Sequence[int]) -> None:
+    "Run the rungs of some sizes, and fill in what came of them."
+    todo = [each for side in sides for each in _rungs(side, climb, sizes)]
+    records = sides[0].plan.run([rung for *_, rung in todo], "ladder")
+    for (side, n, seed, rate, rung), record in zip(todo, records):
+        side.rows.append(_row(n, seed, rate, rung, record))
+        for place in [(n, seed)] if n else [(0, each) for each in side.plan.seeds]:
+            if place not in side.best or _valid(record) < _valid(side.best[place][0]):
+                side.best[place] = record, rung
 
 # %% ../../../nbs/evaluation/distance/ladder.ipynb #c014b
 def _prompt(plan: Plan, record: Record, rung: Rung) -> SoftPrompt:
@@ -142,10 +151,11 @@ def _prompt(plan: Plan, record: Record, rung: Rung) -> SoftPrompt:
     return replace(start, vectors=vectors, at=place, info=start.info | about)
 
 
-def _result(plan: Plan, sizes: tuple, best: dict, rows: list[dict], eps: float) -> Ladder:
+def _result(side: _Side, sizes: tuple, eps: float) -> Ladder:
     "The `Ladder` of the chosen runs."
+    plan, best = side.plan, side.best
     chosen = {record.id for record, _ in best.values()}
-    runs = pd.DataFrame(rows)
+    runs = pd.DataFrame(side.rows)
     runs["chosen"] = runs.id.isin(chosen)
     trained = runs[runs.n > 0].astype(dict(seed=int, jumps=int))
     nll = [[best[n, seed][0].arrays["nll"].numpy() for n in sizes] for seed in plan.seeds]
@@ -167,9 +177,15 @@ def _result(plan: Plan, sizes: tuple, best: dict, rows: list[dict], eps: float) 
     return lad
 
 # %% ../../../nbs/evaluation/distance/ladder.ipynb #c015
+def _with_control(lad: Ladder, other: Ladder, kind: str) -> ControlledLadder:
+    "A ladder with that of its control beside it."
+    held = {each.name: getattr(lad, each.name) for each in fields(Ladder)}
+    return ControlledLadder(**held, control=other, kind=kind)
+
+
 def ladder(
     lm: FrozenLM,  # the model
-    capability: Capability,  # what it should do
+    capability: Capability | Sequence,  # what it should do; or examples, or what else `as_capability` takes
     sizes: Sequence[int] = (0, 1, 4, 16, 64),  # vectors of the prompts, increasing
     seeds: int | Sequence[int] = 3,  # how many, or which
     rates: Sequence[float] = (0.25, 1.0),  # peak rates over the table's scale (of a conditional prompt, over `NET_LR`)
@@ -183,14 +199,19 @@ def ladder(
     test: int = 96,  # rows to measure on
     store: RunStore | str | Path | None = None,  # where runs are kept; None: nowhere
     eps: float = EPS,  # the gain that counts as none, nats
-    progress: bool = True,  # show a bar?
+    progress: bool = True,  # say what it will take, and show a bar?
     save_every: int = 20,  # steps between writes of a tuning's state
     net: dict | None = None,  # hidden, layers of a conditional prompt
+    control: str | None = None,  # climb for its control as well? "random", "fixed" or "shuffled", see `controlled`
+    control_seed: int = 0,  # of the control's draw
+    keep: str = "best",  # which prompt of a tuning: "best" on validation, or "last"
     **settings: Any,  # further fields of `Settings`: warmup, schedule, weight_decay, eval_every
 ) -> Ladder:
-    """Losses of prompts of several sizes. Interrupted, the same call does the rest.
+    """Losses of prompts of several sizes, a `ControlledLadder` with a control. Interrupted, the same call goes on.
 
     Raises ValueError for sizes, kinds or rows that do not fit, RuntimeError for a run that fails."""
+    capability = as_capability(capability)
+    both = [capability] if control is None else [capability, controlled(capability, control, control_seed)]
 
     def start(n, seed):
         return start_of(lm, capability, n, seed, kind, how, **(net or {}))
@@ -198,15 +219,16 @@ def ladder(
     climb = _Climb(tuple(sizes), tuple(rates), start, warm)
     seeds = as_seeds(seeds)
     climb.check(seeds)
-    rows = fixed_rows(lm, capability, dict(train=train, valid=valid, test=test), climb.sizes[-1])
+    counts = dict(train=train, valid=valid, test=test)
+    rows = [fixed_rows(lm, each, counts, climb.sizes[-1]) for each in both]
     tunings = run_settings(steps, batch_size, settings)
-    best = {}
-    runs = []
     with open_store(store) as kept:
-        plan = Plan(lm, capability, kept, seeds, rows, tunings, progress, save_every)
+        shared = dict(settings=tunings, progress=progress, save_every=save_every, keep=keep)
+        sides = [_Side(Plan(lm, each, kept, seeds, of_it, **shared)) for each, of_it in zip(both, rows)]
         for together in [[n] for n in climb.sizes] if warm else [climb.sizes]:
-            runs += _climbed(plan, climb, together, best)
-        return _result(plan, climb.sizes, best, runs, eps)
+            _climb_sizes(sides, climb, together)
+        lad, *others = [_result(side, climb.sizes, eps) for side in sides]
+    return _with_control(lad, others[0], control) if others else lad
 
 # %% ../../../nbs/evaluation/distance/ladder.ipynb #c024
 def _without(n):

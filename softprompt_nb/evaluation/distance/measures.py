@@ -228,8 +228,11 @@ def drawn(self: Ladder) -> np.ndarray | None:
 
 
 @patch
-def _curves(self: Ladder, raw: bool) -> np.ndarray:
-    "(1 + draws, sizes): the mean losses, below them those of the draws; their envelopes unless `raw`."
+def curves(
+    self: Ladder,
+    raw: bool = False,  # the losses as they are, not their envelopes?
+) -> np.ndarray:  # (1 + draws, sizes), nats a unit
+    "The mean losses, and below them those of the draws; their envelopes unless `raw`."
     curves = self.mean[None]
     if self.drawn is not None:
         curves = np.concatenate([curves, self.drawn])
@@ -244,10 +247,13 @@ def _interval(values, method):
     high = np.quantile(values, 0.975, method=method)
     return float(low), float(high)
 
-
+# %% ../../../nbs/evaluation/distance/measures.ipynb #n25adb5c
 @patch
-def _measured(self: Ladder, values: np.ndarray) -> Measured:
-    "A measure from its values (1 + draws,) on `_curves`: the first is that of the mean losses."
+def measured(
+    self: Ladder,
+    values: np.ndarray,  # (1 + draws,) on `curves`: the first is that of the mean losses
+) -> Measured:
+    "A measure from its values, with the interval of the draws."
     low, high = _interval(values[1:], "linear")
     return Measured(
         float(values[0]),
@@ -259,7 +265,11 @@ def _measured(self: Ladder, values: np.ndarray) -> Measured:
 
 
 @patch
-def _size(self: Ladder, sizes: np.ndarray, reading: str) -> Reading:
+def as_size(
+    self: Ladder,
+    sizes: np.ndarray,  # (1 + draws,) of `curves`
+    reading: str,  # what was read, and by which rule
+) -> Reading:
     "The same of sizes: the ends of the interval are sizes too."
     value, draws = float(sizes[0]), sizes[1:]
     low, high = _interval(draws, "nearest")
@@ -309,9 +319,9 @@ def saturation(
     Raises ValueError for an unknown reading, or fewer than two sizes above 0."""
     eps = self.eps if eps is None else eps
     start = self._prompted()
-    curves = self._curves(raw)[:, start:]
+    curves = self.curves(raw)[:, start:]
     sizes = _flat_by(reading, self.sizes[start:], curves, eps, lowest)
-    return self._size(sizes, f"saturation, {reading} reading, eps {eps:g}")
+    return self.as_size(sizes, f"saturation, {reading} reading, eps {eps:g}")
 
 
 @patch
@@ -322,8 +332,8 @@ def distance(
 ) -> Reading:
     "The first size, 0 included, whose loss is at most a threshold."
     goal = float(threshold)
-    sizes = reached(self.sizes, self._curves(raw), goal)
-    return self._size(sizes, f"distance to {goal:.3g} nats")
+    sizes = reached(self.sizes, self.curves(raw), goal)
+    return self.as_size(sizes, f"distance to {goal:.3g} nats")
 
 # %% ../../../nbs/evaluation/distance/measures.ipynb #c017
 @patch
@@ -339,17 +349,17 @@ def share(
         raise ValueError(f"sizes={self.sizes}: the gap begins at no prompt, so give a ladder with the size 0.")
     if not 0 < share <= 1:
         raise ValueError(f"share={share}: give a number above 0, at most 1.")
-    curves = self._curves(raw=False)
+    curves = self.curves(raw=False)
     sizes = reached(self.sizes, curves, gap_threshold(curves, share, floor))
     end = "its own least loss" if floor is None else f"{float(floor):.3g} nats"
-    return self._size(sizes, f"C{100 * share:.0f}, gap to {end}")
+    return self.as_size(sizes, f"C{100 * share:.0f}, gap to {end}")
 
 
 @patch
 def gap(self: Ladder) -> Measured:
     "Loss of no prompt minus the least loss of any, nats."
-    curves = self._curves(raw=True)
-    return self._measured(curves[:, 0] - curves.min(1))
+    curves = self.curves(raw=True)
+    return self.measured(curves[:, 0] - curves.min(1))
 
 
 @patch
@@ -358,7 +368,7 @@ def gap_curve(
     floor: float | None = None,  # nats: the end of the gap; None: the least loss of this ladder
 ) -> pd.DataFrame:  # n, open, low, high
     "The share of the gap that is still open at each size (1: all of it), with its interval; the first size is 0."
-    curves = self._curves(raw=False)
+    curves = self.curves(raw=False)
     low = curves[:, -1:] if floor is None else floor
     gap = curves[:, :1] - low
     left = (curves - low) / np.maximum(gap, 1e-12)
@@ -384,10 +394,10 @@ def area(
 ) -> Measured:
     "Area between loss and floor over the logarithm of the size, sizes from 1 on."
     start = self._prompted()
-    curves = self._curves(raw)[:, start:]
+    curves = self.curves(raw)[:, start:]
     low = curves.min(1) if floor is None else float(floor)
     areas = area_over_log(self.sizes[start:], curves, low, per)
-    return self._measured(areas)
+    return self.measured(areas)
 
 
 @patch
@@ -400,9 +410,9 @@ def accessibility(
     if n not in self.sizes:
         listed = ", ".join(map(str, self.sizes))
         raise ValueError(f"n={n}: this ladder has the sizes {listed}.")
-    curves = self._curves(raw=False)
+    curves = self.curves(raw=False)
     losses = curves[:, self.sizes.index(n)]
-    return self._measured(np.exp(-losses))
+    return self.measured(np.exp(-losses))
 
 # %% ../../../nbs/evaluation/distance/measures.ipynb #c022
 @patch
@@ -436,11 +446,11 @@ def steps(
     eps = self.eps if eps is None else eps
     losses = self.mean
     rungs = range(len(losses)) if raw else self._best_rungs()
-    curves = self._curves(raw)
+    curves = self.curves(raw)
     gains = curves[:, :-1] - curves[:, 1:]
     rows = []
     for i in range(len(losses) - 1):
-        gain = self._measured(gains[:, i])
+        gain = self.measured(gains[:, i])
         row = {
             "from": self.sizes[i],
             "to": self.sizes[i + 1],
@@ -459,10 +469,10 @@ def table(self: Ladder) -> pd.DataFrame:
     "A row for each size: loss with interval, envelope, and the least and largest of the seeds."
     seeds = self.nll.sum(2) / self.units.sum()
     best = envelope(self.mean)
-    curves = self._curves(raw=True)
+    curves = self.curves(raw=True)
     rows = []
     for i, n in enumerate(self.sizes):
-        loss = self._measured(curves[:, i])
+        loss = self.measured(curves[:, i])
         row = dict(
             n=n,
             loss=loss.value,

@@ -8,7 +8,7 @@ __all__ = ['NET_LR', 'start_of', 'Parts', 'Rung', 'fixed_rows', 'place_in', 'as_
 # %% ../../../nbs/evaluation/distance/rungs.ipynb #n99254b2
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,8 @@ from typing import Any
 from ...conditional import NET_KINDS, ConditionalPrompt
 from ...data import Encoded, check_lengths
 from ...engine.inference import target_logprobs
-from .capabilities import Capability
+from .capabilities import Capability, as_capability
+from .costs import OnTheWay, cost_of, lanes_worth_sharing
 from .measures import jumps
 from ...experiments.runs import Record, Result, RunStore, Work
 from ...experiments.sweep import sweep
@@ -25,7 +26,6 @@ from ...files import tensor_hash
 from ...lm import FrozenLM
 from ...patching import patch
 from ...prompts import SoftPrompt
-from ...training.many import lanes_that_fit
 from ...training.pool import Pool
 from ...training.state import data_fingerprint
 from ...training.step import Settings, Tuning, prepare
@@ -40,7 +40,7 @@ NET_LR = 0.01  # what rates of a conditional prompt are relative to; those of ve
 
 def start_of(
     lm: FrozenLM,  # the model
-    capability: Capability,  # what it is for
+    capability: Capability | Sequence,  # what it is for; or examples, see `as_capability`
     n: int,  # vectors
     seed: int,  # of the start
     kind: str | None = None,  # "plain" or the kind of a conditional prompt; None: by the capability
@@ -48,6 +48,7 @@ def start_of(
     **net: Any,  # hidden, layers of a conditional prompt
 ) -> SoftPrompt:
     "The untrained prompt of a rung; raises ValueError for an unknown kind, or a condition that the rows do not have."
+    capability = as_capability(capability)
     if kind is None:
         kind = "mlp" if capability.conditions else "plain"
     if kind == "plain":
@@ -89,12 +90,14 @@ class Rung:
     form: str  # how the vectors are made of what is trained
     settings: tuple = ()  # further fields of `Settings`
     version: int = 1
+    keep: str = field(default="best", metadata=dict(later=True))  # which prompt: "best" on validation, or "last"
     parts: Parts = field(default=None, compare=False, repr=False)
     save_every: int = field(default=20, compare=False, repr=False)  # steps between writes of the state
+    after_turn: Callable | None = field(default=None, compare=False, repr=False)  # is told the tunings after each step
 
     def tuning(
         self,
-        work: Work,  # has the folder for its state
+        work: Work | None = None,  # has the folder for its state; None: it keeps none
     ) -> Tuning | None:  # None where there is nothing to train
         "The tuning before its first step."
         if self.n == 0:
@@ -102,16 +105,17 @@ class Rung:
         parts = self.parts
         settings = Settings(lr=self.lr, seed=self.seed, **dict(self.settings))
         tuning = prepare(parts.lm, parts.start, parts.train, parts.valid, settings, rows=parts.train)
-        tuning.path = work.folder / "state.safetensors"
+        tuning.path = None if work is None else work.folder / "state.safetensors"
         return tuning
 
 # %% ../../../nbs/evaluation/distance/rungs.ipynb #n90673e3
-def _ending(run: Run) -> dict:
+def _ending(run: Run, keep: str) -> dict:
     "What is recorded of a tuning beside its losses."
     history, record = run.history, run.record
     valid = None
     if "valid" in history and not history.valid.isna().all():
-        valid = float(history.valid.min())
+        found = history.valid.dropna()
+        valid = float(found.iloc[-1] if keep == "last" else found.min())
     return dict(
         valid=valid,
         outcome=record["outcome"],
@@ -138,7 +142,7 @@ def measured(
     if run is None:
         return Result(metrics, arrays=dict(nll=nll))
     return Result(
-        metrics | _ending(run),
+        metrics | _ending(run, self.keep),
         run.history,
         arrays=dict(nll=nll, vectors=prompt.vectors),
     )
@@ -150,7 +154,7 @@ def run_many(
     rungs: Sequence[Rung],  # of one model
     works: Sequence[Work],  # where each keeps its state
 ) -> Iterator[tuple[int, Result | Exception]]:  # number, and result or error
-    "Each rung as it is finished; all take their steps together."
+    "Each rung as it is finished; as many as that makes faster take their steps together."
     numbers, tunings = {}, []
     for i, (rung, work) in enumerate(zip(rungs, works)):
         tuning = rung.tuning(work)
@@ -162,11 +166,10 @@ def run_many(
     if not tunings:
         return
     first = rungs[numbers[id(tunings[0])]]
-    width = lanes_that_fit(tunings[0].lm, tunings)
-    pool = Pool(tunings, width, first.save_every)
-    for tuning in pool.finished():
+    pool = Pool(tunings, lanes_worth_sharing(tunings), first.save_every)
+    for tuning in pool.finished(first.after_turn):
         i = numbers[id(tuning)]
-        yield i, tuning.error or rungs[i].measured(result(tuning))
+        yield i, tuning.error or rungs[i].measured(result(tuning, rungs[i].keep == "last"))
 
 
 @patch
@@ -180,11 +183,12 @@ def run(self: Rung, work: Work) -> Result:  # where it keeps its state
 # %% ../../../nbs/evaluation/distance/rungs.ipynb #nf3bbb25
 def fixed_rows(
     lm: FrozenLM,  # whose tokenizer and context
-    capability: Capability,  # makes the rows
+    capability: Capability | Sequence,  # makes the rows; or examples, see `as_capability`
     counts: dict[str, int],  # split -> rows; train, valid and test
     largest: int,  # vectors that must fit beside them
 ) -> dict[str, list[Encoded]]:  # split -> rows
     "Rows of each split, none of which is too long for the largest prompt."
+    capability = as_capability(capability)
     rows = {split: capability.rows(lm, split, n) for split, n in counts.items()}
     for chosen in rows.values():
         check_lengths(lm, chosen, largest)
@@ -241,7 +245,7 @@ def open_store(
 # %% ../../../nbs/evaluation/distance/rungs.ipynb #n6cb0d53
 @dataclass
 class Plan:
-    "What the rungs of one call share."
+    "What the rungs of one call share; raises ValueError for a prompt to keep that there is not."
 
     lm: FrozenLM
     capability: Capability
@@ -251,6 +255,11 @@ class Plan:
     settings: tuple = ()  # see `run_settings`
     progress: bool = True
     save_every: int = 20  # steps between writes of a tuning's state
+    keep: str = "best"  # which prompt of a tuning: "best" on validation, or "last"
+
+    def __post_init__(self):
+        if self.keep not in ("best", "last"):
+            raise ValueError(f"keep={self.keep!r}: use 'best' (on validation) or 'last'.")
 
     @cached_property
     def data(self) -> str:
@@ -288,18 +297,43 @@ class Plan:
             tensor_hash(start.vectors),
             start.form,
             self.settings,
+            keep=self.keep,
             **shared,
         )
 
 # %% ../../../nbs/evaluation/distance/rungs.ipynb #nb3bb37c
+def _by_size(rungs: Sequence[Rung]) -> list[list[Rung]]:
+    "Rungs of one size together, the smallest first."
+    groups = {}
+    for rung in sorted(rungs, key=lambda rung: rung.n):
+        groups.setdefault(rung.n, []).append(rung)
+    return list(groups.values())
+
+
 @patch
-def run(
-    self: Plan,
-    rungs: Sequence[Rung],  # of this plan
-    what: str,  # what they are rungs of, for the message
-) -> list[Record]:
-    "The record of each rung; what has none is run first. Raises RuntimeError for one that fails."
-    done = sweep(rungs, self.store, workers=0, together=len(rungs), progress=self.progress)
+def _told(self: Plan, rungs: Sequence[Rung], recorded: int) -> OnTheWay | None:
+    "Says what rungs will take, and gives their bar; None where there is nothing to train, or nothing to show."
+    tunings = [tuning for rung in rungs if (tuning := rung.tuning())]
+    if not (self.progress and tunings):
+        return None
+    cost = cost_of(tunings, len(self.rows["test"]))
+    there = f"; {recorded} recorded already" if recorded else ""
+    print(f"{self.capability.name} on {self.lm.name}: {cost!r}{there}.")
+    return OnTheWay([tuning.start.n for tuning in tunings], tunings[0].steps, cost)
+
+
+@patch
+def _run_group(self: Plan, rungs: Sequence[Rung], way: OnTheWay | None, what: str) -> None:
+    "Rungs of one size, through the store."
+    tunings = []
+    if way:
+
+        def after_turn(under_way):
+            tunings[:] = under_way
+            way.after_turn(under_way)
+
+        rungs = [replace(rung, after_turn=after_turn) for rung in rungs]
+    done = sweep(rungs, self.store, workers=0, together=len(rungs), progress=False)
     if done.interrupted:
         raise KeyboardInterrupt
     if done.failed:
@@ -307,4 +341,23 @@ def run(
             f"{len(done.failed)} runs of the {what} of {self.capability.name} failed, "
             f"the first with: {done.failures.error.iloc[0]}"
         )
+    if way:
+        way.ended(tunings)
+
+# %% ../../../nbs/evaluation/distance/rungs.ipynb #n34c48ae
+@patch
+def run(
+    self: Plan,
+    rungs: Sequence[Rung],  # of this plan, or of one with the same model and store
+    what: str,  # what they are rungs of, for the message
+) -> list[Record]:
+    "The record of each rung; what has none is run first. Raises RuntimeError for one that fails."
+    missing = self.store.missing(rungs)
+    way = self._told(missing, len(rungs) - len(missing))
+    try:
+        for group in _by_size(missing):
+            self._run_group(group, way, what)
+    finally:
+        if way:
+            way.close()
     return [self.store[rung] for rung in rungs]
