@@ -99,13 +99,7 @@ def turn(self: Pool) -> None:
     self._let_out()
     if self.active:
         self._step()
-    old = time.monotonic() - self.saved >= self.save_seconds
-    if old:
-        self.saved = time.monotonic()
-    for tuning in self.active:
-        due = old or tuning.step % self.save_every == 0
-        if tuning.path and due and tuning.outcome == "running":
-            _save(tuning)
+    self._save_due()
     self._let_out()
 
 
@@ -141,6 +135,18 @@ def _make_room(self: Pool) -> bool:
             stacklevel=2,
         )
     return rows > 1
+
+# %% ../../nbs/training/pool.ipynb #nac91e31
+@patch
+def _save_due(self: Pool):
+    "Write the states of those whose step is due, and of all once the last ones are old."
+    old = time.monotonic() - self.saved >= self.save_seconds
+    if old:
+        self.saved = time.monotonic()
+    for tuning in self.active:
+        due = old or tuning.step % self.save_every == 0
+        if tuning.path and due and tuning.outcome == "running":
+            _save(tuning)
 
 
 @patch

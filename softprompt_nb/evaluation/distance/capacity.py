@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['stored_row', 'tokens_right', 'given_back', 'next_length', 'Cram', 'Capacity', 'capacity']
 
-# %% ../../../nbs/evaluation/distance/capacity.ipynb #nd518c2e
+# %% ../../../nbs/evaluation/distance/capacity.ipynb #nc125745
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ from ...training.step import Settings, Tuning, prepare
 import pandas as pd
 import torch
 
-# %% ../../../nbs/evaluation/distance/capacity.ipynb #nbea4833
+# %% ../../../nbs/evaluation/distance/capacity.ipynb #n7a38dae
 def stored_row(
     lm: FrozenLM,  # the model
     tokens: Sequence[int],  # the target
@@ -65,7 +65,7 @@ def given_back(
     (new,) = continue_rows(lm, [vectors], [row], [0], max_new_tokens=len(tokens))
     return list(new) == list(tokens)
 
-# %% ../../../nbs/evaluation/distance/capacity.ipynb #nc953cff
+# %% ../../../nbs/evaluation/distance/capacity.ipynb #n02439c7
 def next_length(
     tried: Sequence[tuple[int, bool]],  # length, and whether it was held
     cap: int,  # the longest that is tried
@@ -89,7 +89,7 @@ class _UntilRight(Callback):
         if due and all(tokens_right(tuning.lm, tuning.vectors.detach(), self.tokens)):
             tuning.stop = "every token is right"
 
-# %% ../../../nbs/evaluation/distance/capacity.ipynb #ndd62fce
+# %% ../../../nbs/evaluation/distance/capacity.ipynb #nda48a18
 @dataclass(frozen=True)
 class Cram:
     "A target that is put into a prompt, by everything that decides it."
@@ -138,7 +138,7 @@ def found(
     metrics = dict(tokens=held, accuracy_beyond=accuracy, bits=bits, steps=steps)
     return Result(metrics, pd.DataFrame(tried), arrays=dict(vectors=vectors.detach().cpu()))
 
-# %% ../../../nbs/evaluation/distance/capacity.ipynb #n999020e
+# %% ../../../nbs/evaluation/distance/capacity.ipynb #nf755a07
 class _Lane:
     "A target on its way."
 
@@ -162,7 +162,7 @@ class _Lane:
         past = [(row["length"], row["exact"]) for row in self.tried]
         self.length = next_length(past, len(cram.tokens))
 
-
+# %% ../../../nbs/evaluation/distance/capacity.ipynb #na91a4b9
 @patch(cls_method=True)
 def run_many(
     cls: Cram,
@@ -194,7 +194,7 @@ def run(self: Cram, work: Work) -> Result:  # where it may keep something
         raise outcome
     return outcome
 
-# %% ../../../nbs/evaluation/distance/capacity.ipynb #n8cd17f3
+# %% ../../../nbs/evaluation/distance/capacity.ipynb #nb9d1c0e
 @dataclass(repr=False)
 class Capacity:
     "How many tokens prompts of one size held."
@@ -227,7 +227,7 @@ class Capacity:
             )
         return f"Capacity of {self.n} on {self.model}, up to {self.cap} tokens: {'; '.join(parts)}"
 
-# %% ../../../nbs/evaluation/distance/capacity.ipynb #n27be046
+# %% ../../../nbs/evaluation/distance/capacity.ipynb #n5cf9dfb
 def _targets(lm: FrozenLM, texts: Texts, cap: int, count: int) -> dict[str, list[tuple]]:
     "Texts and random tokens of the longest length."
     lead = len(lm.beginning)
@@ -254,7 +254,9 @@ def capacity(
     store: RunStore | str | Path | None = None,  # where targets are kept; None: nowhere
     progress: bool = True,  # show a bar?
 ) -> Capacity:
-    "How many tokens of text, and of random tokens, n vectors hold; raises ValueError for too few texts."
+    """How many tokens of text, and of random tokens, n vectors hold. Interrupted, the same call does the rest.
+
+    Raises ValueError for too few texts, RuntimeError for a target that fails."""
     n, cap, targets = whole_number(n, "n", 1), whole_number(cap, "cap", 2), whole_number(targets, "targets", 1)
     model = f"{lm.name} {lm.fingerprint} {str(lm.dtype)[6:]}"
     crams, rows, attempts = [], [], []
