@@ -1,5 +1,6 @@
 """Small random models of the families that the package supports, and a tokenizer for them."""
 
+import copy
 from functools import partial
 
 from softprompt_nb.lm import FrozenLM
@@ -150,3 +151,12 @@ def tiny(family, bos=False, dtype=torch.float32, seed=0):
                 weight.mul_(4)
     lm = FrozenLM(model.to(dtype), tokenizer(bos), name=f"tiny-{family}")
     return norms_in_float64(lm) if dtype == torch.float64 else lm
+
+
+def reconfigured(lm, **settings):
+    "The same weights under other settings, such as rms_norm_eps=.1."
+    config = copy.deepcopy(lm.model.config)
+    config.update(settings)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(lm.model.state_dict())
+    return FrozenLM(model, lm.tokenizer, name=lm.name)

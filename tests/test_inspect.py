@@ -2,6 +2,7 @@
 
 Batches are single pairs, whatever the family; what is put back where it came from changes nothing."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import product
 
@@ -16,7 +17,14 @@ from softprompt_nb.translation.readings.inspect import (
     patched,
     target_text,
 )
-from softprompt_nb.translation.readings.verbalize import logit_lens, nearest_tokens, prompt_states
+from softprompt_nb.translation.readings.verbalize import (
+    decoder_layers,
+    hooked,
+    keep_in,
+    logit_lens,
+    nearest_tokens,
+    prompt_states,
+)
 
 import numpy as np
 import pytest
@@ -48,6 +56,28 @@ def test_a_batch_of_all_pairs_and_ragged_prompts_is_every_pair_alone(name):
         for prompt, text in zip(prompts, got.at(source, level)):
             alone = one_pair(lm, prompt, source, level, TARGET, 6, cache=False)
             assert text == alone.strip().split("\n")[0].strip(), (source, level)
+
+
+def test_hooks_of_one_thread_change_no_pass_of_another():
+    lm = lm_of("gpt_neox")
+    prompt, inputs = random_prompt(lm, 3), lm.embed_ids([lm.token_ids("some text")])
+
+    def states():
+        return lm.trunk(inputs_embeds=inputs).last_hidden_state
+
+    def double(number):
+        return lambda module, args, output: 2 * output if torch.is_tensor(output) else (2 * output[0], *output[1:])
+
+    alone, levels, kept = states(), prompt_states(lm, [prompt])[0], []
+    with ThreadPoolExecutor(1) as other, hooked(decoder_layers(lm), double):
+        assert torch.equal(other.submit(states).result(), alone)
+        assert torch.equal(other.submit(prompt_states, lm, [prompt]).result()[0], levels)
+        assert not torch.equal(states(), alone)
+    with ThreadPoolExecutor(1) as other, hooked(decoder_layers(lm), keep_in(kept)):
+        other.submit(states).result()
+        assert not kept
+        states()
+        assert len(kept) == len(decoder_layers(lm))
 
 
 @each_family

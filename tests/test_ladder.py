@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from families import tiny
+from families import reconfigured, tiny
 
 TEXTS = [f"this is text number {i} , and it goes on for {i * i} words ." for i in range(300)]
 SMALL = dict(
@@ -415,3 +415,15 @@ def test_prompts_of_random_places_say_between_which():
     rows = [Encoded([1, 2, 3], 1, 1), Encoded([1, 2, 3], 2, 2)]
     assert place_in(rows) == "before_answer" and place_in([Encoded([1, 2, 3], 2, 1)] * 2) == 1
     assert place_in([Encoded([1, 2, 3], 3, 1), Encoded([1, 2, 3], 3, 2)]) is None
+
+
+def test_a_reconfigured_model_gets_its_own_rungs(tmp_path):
+    lm = tiny("llama")
+    other = reconfigured(lm, rms_norm_eps=0.1)
+    assert lm.fingerprint == other.fingerprint and lm.name == other.name
+    small = SMALL | dict(sizes=(0, 1), seeds=1, rates=(0.5,), steps=2)
+    first, second = (ladder(each, cap(), store=tmp_path, **small) for each in (lm, other))
+    assert len(RunStore(tmp_path)) == 4 and not same(first.nll, second.nll)
+    assert same(second.nll, ladder(other, cap(), **small).nll)
+    again = ladder(lm, cap(), store=tmp_path, **small)
+    assert len(RunStore(tmp_path)) == 4 and same(again.nll, first.nll)

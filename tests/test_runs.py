@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from families import tiny
+from families import reconfigured, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import Trouble, Walk, double
@@ -438,6 +438,77 @@ def test_a_record_of_other_weights_is_said(tmp_path):
     store.set_aside(name)
     assert store.run(config).metrics["loss"] != first.metrics["loss"]
     assert content_hash(config) == name
+
+
+def model_folder(folder, seed=0, **settings):
+    lm = tiny("llama", seed=seed)
+    lm = reconfigured(lm, **settings) if settings else lm
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@dataclass(frozen=True)
+class Judged:
+    judge: str
+    x: int = 0
+
+    def run(self, work):
+        return Result(dict(y=self.x))
+
+
+@pytest.mark.parametrize("part", ["config.json", "tokenizer.json", "generation_config.json"])
+def test_a_record_of_other_settings_is_said(tmp_path, part):
+    store, folder = RunStore(tmp_path / "runs"), tmp_path / "model"
+    configs = [Judged(model_folder(folder), x) for x in range(3)]
+    for config in configs[:2]:
+        store.run(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model_folder(folder)
+        assert len(store.table()) == 2 and "models" not in store.table()
+        assert store[content_hash(configs[0])].metrics == dict(y=0)
+    if part == "config.json":
+        model_folder(folder, rms_norm_eps=0.1)
+    else:
+        (folder / part).write_text((folder / part).read_text().replace("eos", "eod"))
+    name = content_hash(configs[0])
+    for ask in (configs[0], name, name[:8]):
+        with pytest.warns(UserWarning, match=f"record {name} is of other weights or settings .*judge/{part}"):
+            store[ask]
+    with pytest.warns(UserWarning, match="other weights or settings"):
+        sweep(configs[:1], store, workers=0, progress=False)
+    with pytest.warns(UserWarning, match="2 of 2 records of"):
+        store.table()
+    store.run(configs[2])
+    with pytest.warns(UserWarning, match="2 of 3 records of .*the column models tells them apart"):
+        table = store.table()
+    assert table.models.nunique() == 2 and table.models[0] == table.models[1]
+    shutil.rmtree(folder)
+    with pytest.warns(UserWarning, match="of 3 records of .* than the record"):
+        assert table.equals(store.table())
+
+
+def test_a_record_from_before_settings_were_kept_is_compared_by_its_weights(tmp_path):
+    folder = model_folder(tmp_path / "model")
+    now = module.models_in(Judged(folder))
+    then = {name: value for name, value in now.items() if name.endswith(".safetensors")}
+    assert module._other_parts(then, now) == []
+    model_folder(tmp_path / "model", seed=1)
+    assert module._other_parts(then, module.models_in(Judged(folder))) == ["judge/model.safetensors"]
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "other.safetensors")
+    assert "judge/other.safetensors" in module._other_parts(then, module.models_in(Judged(folder)))
+
+
+def test_the_commit_of_a_hub_name_and_a_model_of_the_lab_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "model_source", lambda name: ([], {"owner/a": commit}.get(name)))
+    store, commit = RunStore(tmp_path), "1" * 40
+    store.run(Judged("owner/a"))
+    commit = "2" * 40
+    with pytest.warns(UserWarning, match="judge/commit"):
+        store.run(Judged("owner/a"))
+    monkeypatch.undo()
+    assert {"model.safetensors", "config.json"} <= set(module.models_in(TuneConfig()))
 
 
 def test_examples_of_ones_own_are_split_without_overlap(tmp_path):

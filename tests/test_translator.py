@@ -3,6 +3,7 @@
 Against independent computations, kills and bad input. Models are in float64, so that two ways to compute the same
 number agree to a billionth on any processor."""
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -13,6 +14,7 @@ from softprompt_nb.data import Example
 from softprompt_nb.engine.inference import generate
 from softprompt_nb.experiments.runs import RunStore
 from softprompt_nb.lab.grammar import COMPOSABLE, HELD_OPERATIONS, HELD_WORDS
+from softprompt_nb.lm import FrozenLM
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.tuning import tune
 from softprompt_nb.translation.translator import evaluate as evaluating
@@ -43,7 +45,7 @@ from softprompt_nb.translation.translator.translator import Translation, Transla
 import numpy as np
 import pytest
 import torch
-from families import tiny
+from families import reconfigured, tiny, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -208,7 +210,7 @@ def test_a_trained_prompt_is_that_of_tune(start):
     lm, dod = lm_of(), some_tasks()
     got = train_prompts(lm, dod, n=3, steps=6, batch_size=4, seeds=(0, 1), start=start, wave=3, progress=False)
     assert [(p.task, p.seed) for p in got] == [(t.name, s) for s in (0, 1) for t in dod]
-    model = (lm.name, lm.fingerprint, 3)
+    model = (lm.name, lm.identity.key, 3)
     first = [module.PromptConfig(t.name, t.data, *model, start=start, seed=1, lm=lm).first for t in dod]
     assert torch.equal(first[0].vectors, first[1].vectors) == (start == "shared")
     want = tune(lm, first[2], list(dod[2].train), steps=6, batch_size=4, seed=1, progress=False).prompt
@@ -242,6 +244,20 @@ def test_other_data_is_another_run(tmp_path):
     t = dod[0]
     train_prompts(lm, [replace(t, train=t.train[:3])], **kw)
     assert len(RunStore(tmp_path)) == 3
+
+
+def test_another_model_of_the_same_weights_gets_its_own_prompts(tmp_path):
+    lm = tiny("llama")
+    wider = reconfigured(lm, rms_norm_eps=0.1)
+    template = FrozenLM(lm.model, tokenizer(), lm.name)
+    lm.tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    template.tokenizer.chat_template = "{% for message in messages %}u: {{ message['content'] }}{% endfor %}"
+    half = FrozenLM(copy.deepcopy(lm.model).bfloat16(), lm.tokenizer, lm.name)
+    kw = dict(n=2, steps=2, at="chat", progress=False)
+    found = [train_prompts(each, some_tasks(2), store=tmp_path, **kw).points for each in (lm, wider, template, half)]
+    assert len(RunStore(tmp_path)) == 8
+    assert torch.equal(found[1], train_prompts(wider, some_tasks(2), **kw).points)
+    assert not any(torch.equal(found[0], points) for points in found[1:])
 
 
 def test_pairs_come_back_as_they_were(tmp_path):

@@ -14,6 +14,7 @@ _HOME = {
     "Work": "runs",
     "attempt": "runs",
     "content_hash": "runs",
+    "models_in": "runs",
     "plain_config": "runs",
     "split_examples": "configs",
 }

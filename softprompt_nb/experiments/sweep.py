@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from .runs import RunStore, StoreError, attempt, content_hash
+from .runs import RunStore, StoreError, attempt, content_hash, models_in
 from ..measure import plural
 from ..patching import patch
 from ..training.callbacks import clock, in_notebook
@@ -440,9 +440,9 @@ def _begin(configs: Iterable, store: RunStore | str | Path, retry_failed: bool) 
     store.tidy()
     there = [id for id in named if id in store]
     for id in there:
-        if hasattr(named[id], "model") and Path(str(named[id].model)).expanduser().is_dir():
+        if models_in(named[id]):
             with suppress(ValueError):  # a damaged record is said by whoever reads it
-                store[named[id]]  # warns where the weights in the folder are others by now
+                store[named[id]]  # warns where its models are others by now
     failed = []
     if not retry_failed:
         earlier = {row["id"] for row in store.failed().to_dict("records")}

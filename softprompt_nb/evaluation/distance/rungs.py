@@ -80,7 +80,7 @@ class Parts:
 class Rung:
     "One tuning of a ladder, by everything that decides it."
 
-    model: str  # name and embedding fingerprint
+    model: str  # name, weights, configuration and number format
     capability: str
     data: str  # hash of the rows
     n: int  # vectors, 0 for no prompt
@@ -281,7 +281,7 @@ class Plan:
         start: SoftPrompt | None = None,  # the untrained prompt
     ) -> Rung:
         "One tuning of this plan, or no prompt at all."
-        model = f"{self.lm.name} {self.lm.fingerprint} {str(self.lm.dtype)[6:]}"
+        model = f"{self.lm.name} {self.lm.identity.key}"
         parts = Parts(self.lm, self.rows["train"], self.rows["valid"], self.rows["test"], self.units, start)
         shared = dict(parts=parts, save_every=self.save_every)
         if start is None:

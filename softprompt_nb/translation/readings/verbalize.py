@@ -6,6 +6,7 @@
 __all__ = ['nearest_ids', 'nearest_tokens', 'decoder_layers', 'hooked', 'hidden_of', 'keep_in', 'prompt_states', 'logit_lens']
 
 # %% ../../../nbs/translation/readings/verbalize.ipynb #c002
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -96,8 +97,13 @@ def hooked(
     modules: Sequence[torch.nn.Module],  # modules of a model
     make: Callable,  # from a module's number to a forward hook
 ) -> Iterator[None]:
-    "Forward hooks on modules, for a while."
-    handles = [module.register_forward_hook(make(i)) for i, module in enumerate(modules)]
+    "Forward hooks on modules, for a while, and for the thread that asks alone: others may use the model meanwhile."
+    here = threading.get_ident()
+
+    def only_here(hook):
+        return lambda *given: hook(*given) if threading.get_ident() == here else None
+
+    handles = [module.register_forward_hook(only_here(make(i))) for i, module in enumerate(modules)]
     try:
         yield
     finally:

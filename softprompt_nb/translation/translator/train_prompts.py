@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Self
 from zlib import crc32
 
+from ...data import encode_at
 from ...experiments.runs import Result, RunStore, Work, attempt, content_hash
 from ...files import read_tensors, write_tensors
 from ...lm import FrozenLM
 from ...patching import patch
 from ...prompts import SoftPrompt
 from ...training.many import tune_many
+from ...training.state import data_fingerprint
 from .dods import DoD, TaskSet
 
 import torch
@@ -32,9 +34,9 @@ class PromptConfig:
     "What decides one task's prompt; raises ValueError for an unknown start."
 
     task: str  # its name
-    data: str  # hash of its examples
+    data: str  # hash of its examples as the model reads them
     model: str  # name of the model
-    weights: str  # hash of its embedding table
+    weights: str  # weights, configuration and number format of the model
     n: int = 8  # vectors
     how: str = "vocab"  # where it starts, see `SoftPrompt.init`
     text: str | None = None  # for how="text"
@@ -261,12 +263,14 @@ def train_prompts(
     Raises ValueError for tasks that do not fit the model."""
     if isinstance(store, (str, Path)):
         store = RunStore(store)
-    model = dict(model=lm.name, weights=lm.fingerprint, lm=lm)
+    model = dict(model=lm.name, weights=lm.identity.key, lm=lm)
     training = dict(n=n, start=start, steps=steps, batch_size=batch_size, **settings)
     tasks = list(dod)
+    at = settings.get("at", "start")
+    data = {id(task): data_fingerprint(encode_at(lm, task.train, at)) for task in tasks}
     which = [(task, seed) for seed in seeds for task in tasks]
     configs = [
-        PromptConfig(task=task.name, data=task.data, examples=task.train, seed=seed, **model, **training)
+        PromptConfig(task=task.name, data=data[id(task)], examples=task.train, seed=seed, **model, **training)
         for task, seed in which
     ]
     done = _trained(configs, wave, progress) if store is None else _recorded(configs, store, wave, progress)
