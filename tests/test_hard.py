@@ -4,6 +4,7 @@ import math
 
 from softprompt_nb.data import Example, encode
 from softprompt_nb.engine.inference import exact_match, loss_on
+from softprompt_nb.engine.labels import label_accuracy
 from softprompt_nb.translation.hard.baselines import greedy_coordinate, random_search
 from softprompt_nb.translation.hard.gcg import gcg
 from softprompt_nb.translation.hard.objective import (
@@ -11,13 +12,14 @@ from softprompt_nb.translation.hard.objective import (
     Reader,
     Shortlist,
     as_hard,
+    label_words,
     nll_gradient,
     retokenized,
     text_of,
     usable_tokens,
 )
 from softprompt_nb.translation.hard.pez import pez
-from softprompt_nb.translation.hard.rlprompt import rlprompt
+from softprompt_nb.translation.hard.rlprompt import label_reward, rlprompt
 
 import pytest
 import torch
@@ -164,6 +166,77 @@ def test_the_best_on_validation_is_kept_and_measured():
     assert hard.perplexity == pytest.approx(Reader(lm).nll([best]).exp().item(), rel=ROUNDING)
     assert "test" in repr(hard)
     assert hard.record["valid"] == 2
+
+
+REVIEWS = [Example(f"film {i}", " good" if i % 2 else " bad") for i in range(6)]
+
+
+def test_answers_that_are_labels_are_judged_by_label_words():
+    lm = double("gpt2")
+    assert label_words(REVIEWS) == (" bad", " good") and label_words(EXAMPLES) is None
+    assert label_words(REVIEWS[:5]) is None  # two labels want six examples
+    objective = Objective(lm, REVIEWS[:4], REVIEWS[4:], fluency=0.2)
+    assert (objective.measure, objective.labels, objective.end) == ("labels", (" bad", " good"), False)
+    assert all(row.ids[-1] != lm.tokenizer.eos_token_id for row in [*objective.pool, *objective.held])
+    want = []
+    for prompt in PROMPTS:
+        nats = []
+        for example in REVIEWS[4:]:
+            context = torch.tensor([[*prompt, *ids_of(lm, example.input)]])
+            logps = []
+            for label in objective.labels:
+                ids = torch.tensor([ids_of(lm, label)])
+                logits = lm.model(torch.cat([context, ids], 1)).logits[0, context.shape[1] - 1 : -1]
+                logps.append(logits.log_softmax(-1).gather(1, ids[0][:, None]).sum())
+            nats.append(-torch.stack(logps).log_softmax(0)[objective.labels.index(example.target)])
+        want.append(torch.stack(nats).mean())
+    assert objective.among_labels(PROMPTS).tolist() == pytest.approx(torch.stack(want).tolist(), rel=ROUNDING)
+    assert objective.forwards == 2 * len(PROMPTS)
+    shortlist = Shortlist(objective)
+    scores = torch.tensor(shortlist.offer(PROMPTS))
+    assert torch.allclose(scores, torch.stack(want).float() + 0.2 * Reader(lm).nll(PROMPTS).float(), rtol=ROUNDING)
+    hard = as_hard(objective, shortlist.best, "test")
+    assert hard.accuracy == label_accuracy(lm, hard.soft(lm), REVIEWS[4:], objective.labels, end=False).accuracy
+    assert float(hard.loss) == pytest.approx(float(loss_on(lm, hard.soft(lm), REVIEWS[4:], end=False)), rel=ROUNDING)
+    assert (hard.record["measure"], hard.record["end"]) == ("labels", False) and "by label words" in repr(hard)
+
+
+def test_exact_match_is_what_it_was_where_it_is_asked_for():
+    lm = double("gpt2")
+    objective = Objective(lm, REVIEWS, measure="exact")
+    assert (objective.measure, objective.labels, objective.end) == ("exact", None, True)
+    assert objective.verdict(PROMPTS).equal(objective.score(PROMPTS, objective.held))
+    hard = as_hard(objective, PROMPTS[0], "test")
+    assert hard.accuracy == exact_match(lm, hard.soft(lm), REVIEWS) and "label" not in repr(hard)
+    assert float(hard.loss) == pytest.approx(float(loss_on(lm, hard.soft(lm), REVIEWS)), rel=ROUNDING)
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (dict(measure="words"), "use 'labels', 'exact'"),
+        (dict(measure="exact", labels=[" a", " b"]), "leave them out"),
+        (dict(labels=[" good", " fine"]), "the target ' bad' is none"),
+        (dict(labels=["bad", "good"]), "leading|as the targets are written"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(given, words):
+    with pytest.raises(ValueError, match=words):
+        Objective(double("gpt2"), REVIEWS, **given)
+
+
+def test_a_label_that_begins_another_is_closed_by_its_end():
+    lm = double("gpt2")
+    rows = [Example("q", " good"), Example("r", " good and bad")] * 3
+    assert Objective(lm, rows).end and Objective(lm, rows[:2], measure="labels").end
+    assert not Objective(lm, rows[:2], measure="labels", labels=[" good", " good and bad"], end=False).end
+
+
+def test_rlprompt_says_which_labels_its_reward_cannot_tell_apart():
+    lm = double("gpt2")
+    rows = [Example("f", label) for label in ("good", "grand", "bad")] * 3
+    with pytest.warns(UserWarning, match="3 labels begin with 2 different"):
+        label_reward(Objective(lm, rows), PROMPTS)
 
 
 def test_bad_input_is_refused():

@@ -1,10 +1,11 @@
 """The study of readable prompts: every method as a run, and what the tables say."""
 
 import math
+from dataclasses import replace
 from itertools import product
 
 from softprompt_nb.data import Example
-from softprompt_nb.experiments.runs import RunStore
+from softprompt_nb.experiments.runs import RunStore, plain_config
 from softprompt_nb.experiments.sweep import sweep
 from softprompt_nb.studies.readable import (
     SEARCHES,
@@ -54,6 +55,19 @@ def test_every_method_is_a_run_with_the_same_measures(tmp_path):
     assert own.spent[list(SEARCHES)].between(250, 600).all()
     assert table["rank"].between(1, 8).all()
     assert len(sweep(configs, tmp_path, workers=0, progress=False).there) == len(configs)
+    assert set(table.measure) == {"labels"} and not table.end.any()
+    other = [replace(config, measure="exact") for config in configs[:1]]
+    store = sweep(other, tmp_path, workers=0, progress=False).store
+    with pytest.raises(ValueError, match="those of one measure"):
+        hard_table(store)
+    assert hard_table(store, other).measure.tolist() == ["exact"]
+
+
+def test_runs_from_before_keep_their_names():
+    assert "measure" not in plain_config(HardConfig(measure="exact"))
+    assert plain_config(HardConfig())["measure"] is None  # the answers decide
+    with pytest.raises(ValueError, match="measure='words'"):
+        HardConfig(measure="words")
 
 
 def test_bad_configurations_are_refused(tmp_path):

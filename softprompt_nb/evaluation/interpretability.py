@@ -14,7 +14,8 @@ from typing import Any
 
 from ..data import Example, bare_examples, check_lengths, encode_at, pad_rows, text_ids_at, text_place
 from ..engine.forward import target_logits
-from ..engine.inference import exact_match, loss_on, score_options, target_logprobs
+from ..engine.inference import end_of_options, exact_match, loss_on, score_options, target_logprobs
+from ..engine.labels import label_accuracy
 from ..lm import FrozenLM
 from ..measure import Measured, mean, over_runs, plural, proportion
 from ..plots import axes, color_of
@@ -167,14 +168,20 @@ def _controls(lm: FrozenLM, ids: list, draws: int, seed: int) -> dict:
     return dict(shuffled=shuffled, random=random)
 
 # %% ../../nbs/evaluation/interpretability.ipynb #nb1be1c8
-def _measured(lm: FrozenLM, prompt: SoftPrompt, others: list, examples: Sequence) -> dict:
+def _measured(
+    lm: FrozenLM, prompt: SoftPrompt, others: list, examples: Sequence, labels: Sequence | None = None
+) -> dict:
     "Accuracy, loss and divergence from the prompt of some prompts, averaged over them item by item."
     right = []
     losses = []
     nats = []
+    end = None if labels is None else end_of_options(lm, prompt, labels)  # alike for all
     for other in others:
         asked = bare_examples(lm, examples, prompt.at) if other is None else examples
-        right.append(exact_match(lm, other, asked).items)
+        if labels is None:
+            right.append(exact_match(lm, other, asked).items)
+        else:
+            right.append(label_accuracy(lm, other, asked, labels, end=end).accuracy.items)
         losses.append(loss_on(lm, other, asked).items)
         nats.append(divergence(lm, prompt, other, examples))
     accuracy = np.mean(right, 0).tolist()
@@ -192,10 +199,11 @@ def faithfulness(
     examples: Sequence[Example],  # what the behaviour is measured on
     draws: int = 3,  # shuffled and random controls
     seed: int = 0,  # of the controls
+    labels: Sequence[str] | None = None,  # the labels that targets are, for accuracy by label words
 ) -> Faithfulness:
     """How alike the model behaves behind a prompt and behind a text, with controls.
 
-    Retention is of accuracy, the divergence of all that the model says. Raises ValueError for a text without tokens."""
+    Retention is of accuracy (by exact match, or by label words), the divergence of all that the model says. Raises ValueError for a text without tokens."""
     ids = _token_ids(lm, text, prompt.at)
     texts = dict(text=[ids]) | _controls(lm, ids, draws, seed)
     groups = dict(prompt=[SoftPrompt(vectors_on(lm, prompt), prompt.at)])
@@ -203,7 +211,7 @@ def faithfulness(
         place = text_place(lm, prompt.at)
         groups[name] = [SoftPrompt(lm.embed_ids(each), place) for each in rows_of_ids]
     groups["empty"] = [None]
-    rows = {name: _measured(lm, prompt, prompts, examples) for name, prompts in groups.items()}
+    rows = {name: _measured(lm, prompt, prompts, examples, labels) for name, prompts in groups.items()}
     right = {name: row["accuracy"].items for name, row in rows.items()}
     for name, row in rows.items():
         row["retention"] = retention(right["prompt"], right[name], right["empty"])

@@ -82,7 +82,8 @@ def _plain_fields(config: Any, where: str, tidy: bool) -> dict:
     named = {}
     for f in fields(config):
         value = getattr(config, f.name)
-        came_later = f.metadata.get("later") and value == f.default  # runs from before it keep their names
+        # runs from before a field came keep their names: they had its default, or what `before` says
+        came_later = f.metadata.get("later") and value == f.metadata.get("before", f.default)
         if f.compare and not came_later:
             place = f"The field {f.name!r}" if where == "The field" else f"{where}.{f.name}"
             named[f.name] = _plain(value, place, tidy)
@@ -443,7 +444,7 @@ def models_in(
         found |= {} if commit is None else {f"{lead}commit": commit}
     return found
 
-# %% ../../nbs/experiments/runs.ipynb #n9286075
+# %% ../../nbs/experiments/runs.ipynb #n4af4869
 def _other_parts(then: dict[str, str], now: dict[str, str]) -> list[str]:
     "The parts of models in which two notes differ, of those models that both speak of."
     unequal = []

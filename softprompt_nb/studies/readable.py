@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import bare_examples
-from ..engine.inference import exact_match
+from ..engine.inference import end_of_options
 from softprompt_nb.evaluation.interpretability import (
     divergence,
     faithfulness,
@@ -38,7 +38,14 @@ from ..prompts import SoftPrompt
 from ..training.tuning import tune
 from ..translation.hard.baselines import greedy_coordinate, random_search, written
 from ..translation.hard.gcg import gcg
-from ..translation.hard.objective import HardPrompt, retokenized, text_of
+from softprompt_nb.translation.hard.objective import (
+    MEASURES,
+    HardPrompt,
+    accuracy_by,
+    label_words,
+    retokenized,
+    text_of,
+)
 from ..translation.hard.pez import pez
 from ..translation.hard.rlprompt import rlprompt
 from ..translation.readings.verbalize import nearest_ids
@@ -112,9 +119,13 @@ class HardConfig:
     distractors: tuple = ()  # descriptions of other tasks; with none, those of `NAMED_TASKS`
     dtype: str | None = None
     at: str | int = field(default="start", metadata=dict(later=True))  # where prompts go, see `encode_at`
+    # "labels" or "exact", see `Objective`; None: as the answers are. Runs from before it came were judged by exact match
+    measure: str | None = field(default=None, metadata=dict(later=True, before="exact"))
     device: str | None = field(default=None, compare=False)  # no part of the run's name
 
     def __post_init__(self):
+        if self.measure not in (None, *MEASURES):
+            raise ValueError(f"measure={self.measure!r}: use 'labels', 'exact', or None for what the answers say.")
         if self.method not in (*SEARCHES, "hand", "soft"):
             raise ValueError(f"method={self.method!r}: use one of {', '.join(SEARCHES)}, hand or soft.")
         of_the_lab = isinstance(self.data, str) and self.data.startswith("lab:")
@@ -169,6 +180,12 @@ def parts(
 
 
 @patch
+def _measure(self: HardConfig, items: Sequence) -> str:
+    "What prompts are chosen and judged by: the same for all methods."
+    return self.measure or ("labels" if label_words(items) else "exact")
+
+
+@patch
 def found(
     self: HardConfig,
     lm: FrozenLM,  # the model
@@ -178,7 +195,9 @@ def found(
     "The prompt that the search ends with."
     if self.method == "hand":
         description, _ = self.descriptions()
-        return written(lm, description + "\n", valid, fluency=self.fluency, at=self.at)
+        return written(
+            lm, description + "\n", valid, fluency=self.fluency, at=self.at, measure=self._measure([*train, *valid])
+        )
     search, defaults = SEARCHES[self.method]
     given = dict(
         n=self.n,
@@ -187,6 +206,7 @@ def found(
         seed=self.seed,
         budget=self.budget,
         at=self.at,
+        measure=self._measure([*train, *valid]),
     )
     return search(lm, train, **(defaults | given | self.settings))
 
@@ -225,12 +245,16 @@ def _read(config: HardConfig, lm: FrozenLM, text: str) -> dict:
 def _hard_metrics(lm: FrozenLM, hard: HardPrompt, test: Sequence) -> dict:
     "How good a hard prompt is, and whether its text acts as it does."
     prompt = hard.soft(lm)
-    vectors = lm.embed_ids(retokenized(lm, hard.tokens))
-    accuracy = exact_match(lm, prompt, test)
-    of_text = exact_match(lm, SoftPrompt(vectors, prompt.at), test)
-    of_nothing = exact_match(lm, None, bare_examples(lm, test, prompt.at))
+    vectors = lm.embed_ids(retokenized(lm, hard.tokens, prompt.at))
+    known, end = hard.record["labels"], hard.record["end"]
+    labels = None if known is None else sorted({*known, *(example.target for example in test)})
+    accuracy = accuracy_by(lm, prompt, test, labels, end)
+    of_text = accuracy_by(lm, SoftPrompt(vectors, prompt.at), test, labels, end)
+    of_nothing = accuracy_by(lm, None, bare_examples(lm, test, prompt.at), labels, end)
     kl = mean(divergence(lm, prompt, vectors, test))
     return dict(
+        measure=hard.record["measure"],
+        end=end,
         accuracy=accuracy,
         bare=of_nothing,
         valid_accuracy=hard.accuracy,
@@ -247,6 +271,9 @@ def _hard_metrics(lm: FrozenLM, hard: HardPrompt, test: Sequence) -> dict:
 def _soft(config: HardConfig, lm: FrozenLM, train: Sequence, valid: Sequence, test: Sequence) -> Result:
     "A tuned prompt, read by its nearest tokens; and by the description, as the notes."
     batch_size = min(16, len(train))
+    measure = config._measure([*train, *valid])
+    labels = sorted({item.target for item in [*train, *valid, *test]}) if measure == "labels" else None
+    end = labels is None or bool(end_of_options(lm, None, labels))
     run = tune(
         lm,
         SoftPrompt.init(lm, config.n, seed=config.seed, at=config.at),
@@ -255,16 +282,17 @@ def _soft(config: HardConfig, lm: FrozenLM, train: Sequence, valid: Sequence, te
         batch_size=batch_size,
         seed=config.seed,
         progress=False,
-        **config.settings,
+        **dict(end=end) | config.settings,
     )
     prompt = run.prompt
     ids = nearest_ids(lm, prompt.vectors, 1)[1][:, 0].tolist()
 
     def row(text, tokens):
         "The measures of one reading."
-        measured = faithfulness(lm, prompt, tokens, test)
+        measured = faithfulness(lm, prompt, tokens, test, labels=labels)
         accuracy = measured.table.accuracy
         of_text = dict(
+            measure=measure,
             accuracy=accuracy["text"].value,
             retention=measured.retention.value,
             kl=measured.kl.value,
@@ -279,7 +307,8 @@ def _soft(config: HardConfig, lm: FrozenLM, train: Sequence, valid: Sequence, te
     told = row(description, description + "\n")
     odd = oddities(lm, ids, [*train, *valid, *test])
     of_prompt = dict(
-        valid_accuracy=exact_match(lm, prompt, valid),
+        end=run.record["settings"]["end"],
+        valid_accuracy=accuracy_by(lm, prompt, valid, labels),
         tokens=config.n,
         spent=config.budget,
     )
@@ -303,9 +332,7 @@ def run(
 # %% ../../nbs/studies/readable.ipynb #c015
 STUDY_TASKS = ("capital", "class", "uppercase", "sentiment")
 LAMBDAS = (0.0, 0.03, 0.1, 0.3, 1.0)
-_OF_SEARCH = (
-    "method data fluency seed text tokens accuracy accuracy_n bare valid_accuracy valid_loss soft_accuracy".split()
-)
+_OF_SEARCH = "method data fluency seed measure text tokens accuracy accuracy_n bare valid_accuracy valid_loss soft_accuracy".split()
 _OF_TEXT = "nats own_nats excess words similarity rank retention kl".split()
 _OF_CONTROLS = ["kl shuffled", "kl random", "kl empty"]
 _OF_TOKENS = "typed commonest special pieces answers spent seconds".split()
@@ -333,7 +360,7 @@ def hard_table(
     store: RunStore | str | Path,  # where the runs are
     configs: Sequence | None = None,  # only these; None for all
 ) -> pd.DataFrame:  # a row for each text
-    "Every text of a study with its measures; raises ValueError where there is none."
+    "Every text of a study with its measures; raises ValueError where there is none, or for a task with two measures."
     store = store if isinstance(store, RunStore) else RunStore(store)
     names = None if configs is None else [content_hash(config) for config in configs]
     runs = store.table(names)
@@ -350,7 +377,14 @@ def hard_table(
         shared = {name: run[name] for name in ("id", "data", "seed", "fluency")}
         told = store[run["id"]].info["told"]
         rows.append(shared | dict(method="description") | told)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame([dict(measure="exact") | row for row in rows])  # runs from before measures were recorded
+    table.measure = table.measure.fillna("exact")
+    if (table.groupby("data").measure.nunique() > 1).any():
+        raise ValueError(
+            "Some tasks were judged by label words in some of these runs and by exact match in others, and such numbers "
+            "do not compare: give configs= with those of one measure."
+        )
+    return table
 
 # %% ../../nbs/studies/readable.ipynb #c018
 _PAIR = ["method", "data", "seed"]  # what a search with fluency shares with the one without

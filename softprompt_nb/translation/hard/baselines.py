@@ -6,9 +6,8 @@
 __all__ = ['RandomConfig', 'random_search', 'GreedyConfig', 'greedy_coordinate', 'written']
 
 # %% ../../../nbs/translation/hard/baselines.ipynb #c002
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ...data import Example, text_ids_at
 from ...lm import FrozenLM
@@ -52,7 +51,6 @@ def random_search(
     **settings,  # further fields of `RandomConfig` and of `Objective`
 ) -> HardPrompt:
     "The best of random prompts; raises ValueError for data or settings that do not fit."
-    began = time.perf_counter()
     given = dict(n=n, fluency=fluency, valid=valid, prompts=prompts, seed=seed) | settings
     objective, config = set_up(RandomConfig, lm, examples, given)
     generator = torch.Generator().manual_seed(config.seed)
@@ -69,15 +67,7 @@ def random_search(
             objective=scores.cummin(0).values.tolist(),
         )
     )
-    return as_hard(
-        objective,
-        shortlist.best,
-        "random search",
-        history,
-        settings=asdict(config),
-        seed=config.seed,
-        seconds=time.perf_counter() - began,
-    )
+    return as_hard(objective, shortlist.best, "random search", history, config)
 
 # %% ../../../nbs/translation/hard/baselines.ipynb #c008
 @dataclass(frozen=True)
@@ -144,19 +134,10 @@ def greedy_coordinate(
     """The best prompt of a search that changes one token at a time.
 
     Raises ValueError for data or settings that do not fit."""
-    began = time.perf_counter()
     given = dict(n=n, fluency=fluency, valid=valid, steps=steps, seed=seed) | settings
     objective, config = set_up(GreedyConfig, lm, examples, given)
     ids, history = _coordinate(objective, config)
-    return as_hard(
-        objective,
-        ids,
-        "greedy coordinate",
-        history,
-        settings=asdict(config),
-        seed=config.seed,
-        seconds=time.perf_counter() - began,
-    )
+    return as_hard(objective, ids, "greedy coordinate", history, config)
 
 # %% ../../../nbs/translation/hard/baselines.ipynb #c012
 def written(

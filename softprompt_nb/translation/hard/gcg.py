@@ -6,9 +6,8 @@
 __all__ = ['token_gradient', 'swaps', 'GCGConfig', 'gcg']
 
 # %% ../../../nbs/translation/hard/gcg.ipynb #c002
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ...data import Example
 from ...lm import FrozenLM
@@ -219,9 +218,7 @@ def gcg(
     """The best validated prompt of a GCG search (after Zou et al. 2023, algorithm 1).
 
     Raises ValueError for data or settings that do not fit."""
-    began = time.perf_counter()
     given = dict(n=n, fluency=fluency, valid=valid, steps=steps, seed=seed) | settings
     objective, config = set_up(GCGConfig, lm, examples, given)
     ids, history = _search(objective, config)
-    seconds = time.perf_counter() - began
-    return as_hard(objective, ids, "GCG", history, settings=asdict(config), seed=config.seed, seconds=seconds)
+    return as_hard(objective, ids, "GCG", history, config)

@@ -6,9 +6,8 @@
 __all__ = ['PEZ_RELATIVE_LR', 'Projection', 'straight_through', 'parsability', 'PEZConfig', 'pez_gradient', 'pez']
 
 # %% ../../../nbs/translation/hard/pez.ipynb #c002
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ...data import Example
 from ...lm import FrozenLM
@@ -241,9 +240,7 @@ def pez(
     """The best validated prompt of a PEZ search (Wen et al. 2023, algorithm 1).
 
     Raises ValueError for data or settings that do not fit."""
-    began = time.perf_counter()
     given = dict(n=n, fluency=fluency, valid=valid, steps=steps, seed=seed) | settings
     objective, config = set_up(PEZConfig, lm, examples, given)
     ids, history = _search(objective, config)
-    seconds = time.perf_counter() - began
-    return as_hard(objective, ids, "PEZ", history, settings=asdict(config), seed=seed, seconds=seconds)
+    return as_hard(objective, ids, "PEZ", history, config)

@@ -7,11 +7,10 @@ __all__ = ['label_reward', 'Policy', 'write', 'consistency_loss', 'standard', 'R
 
 # %% ../../../nbs/translation/hard/rlprompt.ipynb #c002
 import copy
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from ...data import Encoded, Example, pad_rows
+from ...data import Encoded, Example, encode_at, pad_rows
 from ...engine.forward import target_logits
 from ...lm import FrozenLM
 from softprompt_nb.translation.hard.objective import (
@@ -21,6 +20,7 @@ from softprompt_nb.translation.hard.objective import (
     as_hard,
     full_precision,
     set_up,
+    typed_ids,
     usable_tokens,
 )
 
@@ -40,11 +40,21 @@ def label_reward(
     "Mean reward of each prompt, all in one call; raises ValueError where all targets begin with the same token."
     lm = objective.lm
     rows = objective.pool if rows is None else rows
-    labels = sorted({row.ids[row.n_input] for row in objective.pool})
+    known = objective.pool
+    if objective.labels is not None:  # also those that no example of the search has
+        asked = [Example(objective.examples[0].input, label) for label in objective.labels]
+        known = encode_at(lm, asked, objective.at, objective.end)
+    labels = sorted({row.ids[row.n_input] for row in known})
     if len(labels) < 2:
         raise ValueError(
             "All targets begin with the same token, so there is no label to tell from another: "
             "give examples with at least two."
+        )
+    if objective.labels is not None and len(labels) < len(objective.labels):
+        lm.say_once(
+            f"first tokens of {objective.labels}",
+            f"The {len(objective.labels)} labels begin with {len(labels)} different tokens, and the reward sees the "
+            "first token alone, so it cannot tell all of them apart: rename labels, or search with gcg or pez.",
         )
     first = [Encoded(row.ids[: row.n_input + 1], row.n_input, row.at) for row in rows]
     vectors = [lm.embed_ids(prompt) for prompt in prompts]
@@ -276,8 +286,7 @@ class _Scorer:
     def typed(self, ids: torch.Tensor) -> list[tuple]:
         "What the prompted model reads of the policy's tokens."
         texts = self.policy.lm.tokenizer.batch_decode(ids.tolist(), clean_up_tokenization_spaces=False)
-        rows = self.objective.lm.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return [tuple(row) for row in rows]
+        return typed_ids(self.objective.lm, texts, self.objective.at)
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         "Reward of each prompt on a few examples."
@@ -327,7 +336,6 @@ def rlprompt(
     **settings,  # further fields of `RLConfig` and of `Objective`
 ) -> HardPrompt:
     "The best validated prompt of RLPrompt (Deng et al. 2022); raises ValueError for data or settings that do not fit."
-    began = time.perf_counter()
     given = dict(n=n, fluency=fluency, valid=valid, steps=steps, seed=seed) | settings
     objective, config = set_up(RLConfig, lm, examples, given)
     writer = lm if policy is None else policy
@@ -335,13 +343,4 @@ def rlprompt(
     scorer = _Scorer(objective, config, learner)
     scorer.shortlist.offer([objective.start(config.n, scorer.generator)])
     history = learn(learner, scorer, config, scorer.watch, lambda: objective.done)
-    return as_hard(
-        objective,
-        scorer.shortlist.best,
-        "RLPrompt",
-        history,
-        settings=asdict(config),
-        seed=config.seed,
-        policy=writer.name,
-        seconds=time.perf_counter() - began,
-    )
+    return as_hard(objective, scorer.shortlist.best, "RLPrompt", history, config, policy=writer.name)
