@@ -350,10 +350,7 @@ def difference(
         if unequal or kept not in _hashes_of_old(self):
             unequal.append(f"hash of the embedding table {kept} against {self.identity.table}")
     elif facts:
-        table, weights = kept.split("-")
-        sums = tuple(facts["sums"])
-        there = Identity(table, weights, facts["format"], facts["dtype"], sums, facts.get("config", {}))
-        difference = self.identity.difference(there)
+        difference = self.identity.difference(Identity.of(base))
         unequal += [difference] if difference else []
     else:
         unequal.append(f"fingerprint {kept} against {self.fingerprint}")

@@ -10,13 +10,13 @@ import json
 import os
 import threading
 import warnings
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import softprompt_nb
-from .gguf_weights import converted, find_gguf
+from .gguf_weights import converted, find_gguf, quiet
 from .lab.family import lab_model
 from .lab.recipes import RECIPES, find_model
 from .lm import FrozenLM, refuse_unsupported
@@ -27,7 +27,6 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as hf_logging
 
 # %% ../nbs/load.ipynb #c005
 LAB = Path(softprompt_nb.__file__).parent / "lab" / "models"
@@ -348,15 +347,8 @@ def load_lm(
     folder = _resolve(str(name), source, revision, options.get("subfolder") or "")
     if revision is not None and isinstance(folder, Path) and name not in PUBLIC:
         raise ValueError(f"revision={revision!r} is for names on the hub, and {str(name)!r} is a folder: leave it out.")
-    with _ONE_AT_A_TIME:
-        bars = hf_logging.is_progress_bar_enabled()
-        try:
-            if isinstance(folder, Path):
-                hf_logging.disable_progress_bar()
-            model, tokenizer, commit = _from_pretrained(folder, str(name), revision, number_format, options)
-        finally:
-            if bars:
-                hf_logging.enable_progress_bar()
+    with _ONE_AT_A_TIME, quiet() if isinstance(folder, Path) else nullcontext():
+        model, tokenizer, commit = _from_pretrained(folder, str(name), revision, number_format, options)
     if "device_map" not in options and not getattr(model, "is_quantized", False):
         model = model.to(where)
     return FrozenLM(model, tokenizer, str(name), _revision_of(str(name), folder, commit), checkpointing, compile)

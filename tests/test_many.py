@@ -219,7 +219,7 @@ def test_an_error_of_the_model_keeps_what_was_done(monkeypatch):
 
     def sometimes(*args):
         calls.append(1)
-        if len(calls) == 7:
+        if 7 <= len(calls) <= 9:  # the pass of both lanes, and that of each by itself
             raise RuntimeError("the driver went away")
         return real(*args)
 

@@ -487,3 +487,28 @@ def test_one_text_where_a_list_is_meant_is_no_row_a_letter():
             score_options(lm, given_, ["abc"], [" a", " b"])
         with pytest.raises(ValueError, match=f"prompt is a {kind}"):
             generate(lm, given_, "abc", 3)
+
+
+def test_an_error_of_the_model_in_one_lane_ends_that_lane_alone():
+    lm = tiny("gpt2", dtype=torch.float64)
+    (poison,) = lm.token_ids("~")
+    plain = [[Example(f"{letter}{i}", " x") for i in range(4)] for letter in "abc"]
+    poisoned = [plain[0], [*plain[1][:3], Example("b~", " x")], plain[2]]
+    prompts = [SoftPrompt.init(lm, n=2, seed=seed) for seed in range(3)]
+    settings = dict(steps=6, batch_size=1, progress=False, max_lanes=3)
+    want = tune_many(lm, prompts, plain, **settings)
+
+    def refuse(module, args):
+        if (args[0] == poison).any():
+            raise RuntimeError("no such row")
+
+    handle = lm.embedding.register_forward_pre_hook(refuse)
+    try:
+        with pytest.warns(UserWarning, match="1 of 3 lanes did not come to a good end: lane 1 failed .*no such row"):
+            runs = tune_many(lm, prompts, poisoned, **settings)
+    finally:
+        handle.remove()
+    assert [run.record["outcome"] for run in runs] == ["done", "failed", "done"]
+    assert runs[1].prompt.n == 2 and len(runs[1].history) < 6
+    for lane in (0, 2):
+        assert torch.allclose(runs[lane].prompt.vectors, want[lane].prompt.vectors, rtol=1e-6, atol=1e-7)

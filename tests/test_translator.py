@@ -260,6 +260,41 @@ def test_another_model_of_the_same_weights_gets_its_own_prompts(tmp_path):
     assert not any(torch.equal(found[0], points) for points in found[1:])
 
 
+def test_a_prompt_that_failed_is_no_pair(tmp_path, monkeypatch):
+    def failing(*args, **kw):
+        runs = real(*args, **kw)
+        runs[0].record.update(outcome="failed", ended="ValueError: gone")
+        return runs
+
+    real = module.tune_many
+    monkeypatch.setattr(module, "tune_many", failing)
+    kw = dict(n=1, steps=1, progress=False)
+    with pytest.raises(RuntimeError, match="task0 failed: ValueError: gone"):
+        train_prompts(lm_of(), some_tasks(2), **kw)
+    with pytest.raises(RuntimeError, match="gone"):
+        train_prompts(lm_of(), some_tasks(2), store=tmp_path, **kw)
+    assert len(RunStore(tmp_path)) == 1
+    monkeypatch.undo()
+    assert len(train_prompts(lm_of(), some_tasks(2), store=tmp_path, **kw)) == 2
+
+
+def test_prompts_of_another_model_are_not_read(tmp_path):
+    lm, other = lm_of(), tiny64(seed=1)
+    translator = Translator.fit(lm, random_pairs(lm, 3), epochs=1, progress=False)
+    stranger, own = SoftPrompt.init(other, n=2), SoftPrompt.init(lm, n=2)
+    short = dict(k=1, max_new_tokens=2)
+    again = Translator.load(translator.save(tmp_path / "t"), lm)
+    for each in (translator, again):
+        with pytest.raises(ValueError, match="learned from prompts of tiny-llama, .*other_model=True"):
+            each.translate([own, stranger], **short)
+        assert len(each.translate([own, stranger], other_model=True, **short)) == 2
+    unknown = SoftPrompt(stranger.vectors)
+    assert translator.translate(unknown, **short).text == translator.translate(stranger, other_model=True, **short).text
+    with pytest.warns(UserWarning, match="prompts of several models"):
+        mixed = Translator.fit(lm, Pairs([*random_pairs(lm, 2), *random_pairs(other, 2)]), epochs=1, progress=False)
+    assert len(mixed.translate([own, stranger], **short)) == 2
+
+
 def test_pairs_come_back_as_they_were(tmp_path):
     lm = lm_of()
     pairs = random_pairs(lm, 3)

@@ -381,8 +381,8 @@ def hard_table(
     table.measure = table.measure.fillna("exact")
     if (table.groupby("data").measure.nunique() > 1).any():
         raise ValueError(
-            "Some tasks were judged by label words in some of these runs and by exact match in others, and such numbers "
-            "do not compare: give configs= with those of one measure."
+            "Some tasks were judged by label words in some of these runs and by exact match in others, and such "
+            "numbers do not compare: give configs= with those of one measure."
         )
     return table
 

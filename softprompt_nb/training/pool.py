@@ -105,16 +105,32 @@ def turn(self: Pool) -> None:
 
 @patch
 def _step(self: Pool):
-    "A step of all that are under way; where they do not fit in memory together, fewer lanes or rows at a time."
+    """A step of all that are under way; where they do not fit in memory together, fewer lanes or rows at a time.
+
+    An error of the model in one lane's data ends that lane: the others take the step by themselves."""
     while True:
         try:
             step_together(self.active)
             return
         except Exception as e:
+            if not is_out_of_memory(e) and len(self.active) > 1:
+                return self._step_apart()
             if not is_out_of_memory(e) or not self._make_room():
                 raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # here, where the error no longer holds what filled the memory
+
+
+@patch
+def _step_apart(self: Pool):
+    "A step of each lane by itself; those whose own data the model cannot read end with its error."
+    for tuning in self.active:
+        try:
+            step_together([tuning])
+        except Exception as e:
+            if is_out_of_memory(e):
+                raise
+            tuning.fail(e)
 
 
 @patch

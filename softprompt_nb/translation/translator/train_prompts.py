@@ -65,12 +65,15 @@ class PromptConfig:
         self,
         work: Work,  # unused: a prompt is tuned in one go
     ) -> Result:
-        "The prompt, trained alone."
-        return _train_wave([self])[0]
+        "The prompt, trained alone; raises RuntimeError where its tuning fails."
+        (result,) = _train_wave([self])
+        if isinstance(result, Exception):
+            raise result
+        return result
 
 
-def _train_wave(configs: Sequence[PromptConfig]) -> list[Result]:
-    "The results of some prompts that are trained together."
+def _train_wave(configs: Sequence[PromptConfig]) -> list[Result | Exception]:
+    "The results of some prompts that are trained together; an error for one that failed, which is no prompt."
     shared = configs[0]
     runs = tune_many(
         shared.lm,
@@ -87,6 +90,9 @@ def _train_wave(configs: Sequence[PromptConfig]) -> list[Result]:
         raise KeyboardInterrupt
     results = []
     for run in runs:
+        if run.record["outcome"] == "failed":
+            results.append(RuntimeError(run.record["ended"]))
+            continue
         metrics = {key: run.record[key] for key in ("first_loss", "final_loss", "outcome", "norm_end")}
         results.append(Result(metrics, None, run.prompt))
     return results
@@ -229,6 +235,8 @@ def _trained(configs: list, wave: int, progress: bool) -> list[tuple]:
     done = {}
     for part in _waves(configs, len(configs), wave, progress):
         for config, result in zip(part, _train_wave(part)):
+            if isinstance(result, Exception):
+                raise RuntimeError(f"The prompt of {config.task} failed: {result}") from result
             done[content_hash(config)] = (result.prompt, result.metrics["final_loss"], math.nan)
     return [done[content_hash(config)] for config in configs]
 

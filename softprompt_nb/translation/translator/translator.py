@@ -10,6 +10,7 @@ import copy
 import json
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,6 +20,7 @@ from ...data import Encoded, check_lengths, pad_rows
 from ...engine.forward import assemble
 from ...engine.views import with_settings
 from ...files import read_tensors, write_folder, write_tensors
+from ...identity import difference_of
 from ...lm import FrozenLM
 from ...patching import patch
 from ...prompts import SoftPrompt
@@ -305,6 +307,38 @@ def _restore(translator: Translator, state: dict) -> None:
     for name, value in state.items():
         weights[name].copy_(value.to(translator.lm.device))
 
+# %% ../../../nbs/translation/translator/translator.ipynb #n0752e15
+def _made_for(prompts: Sequence[SoftPrompt]) -> dict:
+    "The model that the prompts were made for, as far as they say; a warning where there are several."
+    known = [prompt.base for prompt in prompts if prompt.base.get("fingerprint")]
+    kept = {name: known[0].get(name) for name in ("name", "fingerprint", "identity")} if known else {}
+    other = next((base for base in known if difference_of(kept, base)), None)
+    if other is None:
+        return kept
+    warnings.warn(
+        f"These are prompts of several models ({kept['name']}, {other.get('name')}: "
+        f"{difference_of(kept, other)}), so the translator will read prompts of any.",
+        stacklevel=3,
+    )
+    return {}
+
+
+@patch
+def check_prompts(
+    self: Translator,
+    prompts: Sequence[SoftPrompt],  # prompts that it is to read
+    other_model: bool = False,  # may they be made for another model than those that it learned from?
+) -> None:
+    "Raises ValueError for prompts of another model than those that it learned from, as far as that is known."
+    for prompt in [] if other_model else prompts:
+        difference = difference_of(self.record.get("made_for", {}), prompt.base)
+        if difference:
+            raise ValueError(
+                f"This translator learned from prompts of {self.record['made_for'].get('name')}, and this one was made "
+                f"for {prompt.base.get('name')} ({difference}): train one on its prompts. To read it all the same: "
+                "other_model=True."
+            )
+
 # %% ../../../nbs/translation/translator/translator.ipynb #c012
 def _train(translator: Translator, items: list, valid: list, progress: bool) -> pd.DataFrame:
     "A row for each epoch; afterwards the weights are the best on `valid`, or the last."
@@ -391,6 +425,7 @@ def fit(
     check_lengths(translator.lm, rows, [prompt.n for prompt, _ in items])
     translator.history = _train(translator, items, _items(valid, config.wordings), progress)
     record = dict(
+        made_for=_made_for([*pairs.prompts, *valid.prompts]),
         fingerprint=lm.fingerprint,
         identity=lm.identity.note,
         pairs=len(pairs),
@@ -434,8 +469,9 @@ def candidates(
     max_new_tokens: int = 48,  # longest text
     seed: int = 0,  # of draws
     batch_size: int = 32,  # prompts a pass
+    other_model: bool = False,  # read prompts that were made for another model than those that it learned from?
 ) -> list[list[Candidate]]:  # for each prompt, the likeliest first
-    "Texts that prompts may stand for; raises ValueError for an unknown search, or prompts of another width."
+    "Texts that prompts may stand for; raises ValueError for an unknown search, or prompts of another width or model."
     if search not in ("beam", "sample"):
         raise ValueError(f"search={search!r}: use 'beam' or 'sample'.")
     options = dict(num_beams=k, do_sample=False)
@@ -443,6 +479,7 @@ def candidates(
         options = dict(do_sample=True, temperature=temperature, top_k=0)
     options["max_new_tokens"] = max_new_tokens
     prompts = list(prompts)
+    self.check_prompts(prompts, other_model)
     texts = []
     device = self.lm.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
