@@ -204,19 +204,7 @@ class Identity:
         far = [not abs(x - y) <= tolerance for x, y in zip(self.sums, other.sums)]
         return unequal_table if any(far[: 2 * _BLOCKS]) else unequal_weights if any(far) else ""
 
-
-def difference_of(
-    there: dict,  # what a prompt remembers of its model
-    here: dict,  # and another prompt
-) -> str:
-    "In what the models of two records differ, in words; empty where they do not, or one is not known."
-    first, second = Identity.of(there), Identity.of(here)
-    if first is not None and second is not None:
-        return second.difference(first)
-    kept, ours = there.get("fingerprint"), here.get("fingerprint")
-    return f"fingerprint {kept} against {ours}" if None not in (kept, ours) and kept != ours else ""
-
-
+# %% ../nbs/identity.ipynb #nae0d5b4
 def _tolerance(first: Identity, second: Identity) -> float | None:
     "How far sums may lie apart by rounding; None where the hashes decide."
     formats = {first.format, second.format}
@@ -227,6 +215,18 @@ def _tolerance(first: Identity, second: Identity) -> float | None:
     if "float16" not in formats or len(formats) == 1:
         return None
     return 1.5 * max(torch.finfo(getattr(torch, name)).eps for name in formats)
+
+# %% ../nbs/identity.ipynb #nb65eb29
+def difference_of(
+    there: dict,  # what a prompt remembers of its model
+    here: dict,  # and another prompt
+) -> str:
+    "In what the models of two records differ, in words; empty where they do not, or one is not known."
+    first, second = Identity.of(there), Identity.of(here)
+    if first is not None and second is not None:
+        return second.difference(first)
+    kept, ours = there.get("fingerprint"), here.get("fingerprint")
+    return f"fingerprint {kept} against {ours}" if None not in (kept, ours) and kept != ours else ""
 
 # %% ../nbs/identity.ipynb #n044e50e
 def _table_identity(table: torch.Tensor) -> tuple[str, list[float]]:

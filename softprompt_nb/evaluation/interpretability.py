@@ -203,7 +203,8 @@ def faithfulness(
 ) -> Faithfulness:
     """How alike the model behaves behind a prompt and behind a text, with controls.
 
-    Retention is of accuracy (by exact match, or by label words), the divergence of all that the model says. Raises ValueError for a text without tokens."""
+    Retention is of accuracy (by exact match, or by label words), the divergence of all that the model says.
+    Raises ValueError for a text without tokens."""
     ids = _token_ids(lm, text, prompt.at)
     texts = dict(text=[ids]) | _controls(lm, ids, draws, seed)
     groups = dict(prompt=[SoftPrompt(vectors_on(lm, prompt), prompt.at)])

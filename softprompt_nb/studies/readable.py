@@ -39,7 +39,7 @@ from ..training.tuning import tune
 from ..translation.hard.baselines import greedy_coordinate, random_search, written
 from ..translation.hard.gcg import gcg
 from softprompt_nb.translation.hard.objective import (
-    MEASURES,
+    JUDGED_BY,
     HardPrompt,
     accuracy_by,
     label_words,
@@ -119,12 +119,12 @@ class HardConfig:
     distractors: tuple = ()  # descriptions of other tasks; with none, those of `NAMED_TASKS`
     dtype: str | None = None
     at: str | int = field(default="start", metadata=dict(later=True))  # where prompts go, see `encode_at`
-    # "labels" or "exact", see `Objective`; None: as the answers are. Runs from before it came were judged by exact match
+    # "labels" or "exact", see `Objective`; None: as the answers are (runs from before it came: "exact")
     measure: str | None = field(default=None, metadata=dict(later=True, before="exact"))
     device: str | None = field(default=None, compare=False)  # no part of the run's name
 
     def __post_init__(self):
-        if self.measure not in (None, *MEASURES):
+        if self.measure not in (None, *JUDGED_BY):
             raise ValueError(f"measure={self.measure!r}: use 'labels', 'exact', or None for what the answers say.")
         if self.method not in (*SEARCHES, "hand", "soft"):
             raise ValueError(f"method={self.method!r}: use one of {', '.join(SEARCHES)}, hand or soft.")
@@ -332,7 +332,9 @@ def run(
 # %% ../../nbs/studies/readable.ipynb #c015
 STUDY_TASKS = ("capital", "class", "uppercase", "sentiment")
 LAMBDAS = (0.0, 0.03, 0.1, 0.3, 1.0)
-_OF_SEARCH = "method data fluency seed measure text tokens accuracy accuracy_n bare valid_accuracy valid_loss soft_accuracy".split()
+_OF_SEARCH = (
+    "method data fluency seed measure text tokens accuracy accuracy_n bare valid_accuracy valid_loss soft_accuracy"
+).split()
 _OF_TEXT = "nats own_nats excess words similarity rank retention kl".split()
 _OF_CONTROLS = ["kl shuffled", "kl random", "kl empty"]
 _OF_TOKENS = "typed commonest special pieces answers spent seconds".split()

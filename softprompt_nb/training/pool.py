@@ -132,7 +132,7 @@ def _step_apart(self: Pool):
                 raise
             tuning.fail(e)
 
-
+# %% ../../nbs/training/pool.ipynb #n41e0886
 @patch
 def _make_room(self: Pool) -> bool:
     "Send half of the lanes back to wait, or let the last one pass half as many rows at a time; False if it cannot."

@@ -66,10 +66,14 @@ class PromptConfig:
         work: Work,  # unused: a prompt is tuned in one go
     ) -> Result:
         "The prompt, trained alone; raises RuntimeError where its tuning fails."
-        (result,) = _train_wave([self])
-        if isinstance(result, Exception):
-            raise result
-        return result
+        return _whole(self, *_train_wave([self]))
+
+# %% ../../../nbs/translation/translator/train_prompts.ipynb #n8c151f4
+def _whole(config: PromptConfig, result: Result | Exception) -> Result:
+    "A result; RuntimeError for the error of a tuning that failed."
+    if isinstance(result, Exception):
+        raise RuntimeError(f"The prompt of {config.task} failed: {result}") from result
+    return result
 
 
 def _train_wave(configs: Sequence[PromptConfig]) -> list[Result | Exception]:
@@ -235,9 +239,8 @@ def _trained(configs: list, wave: int, progress: bool) -> list[tuple]:
     done = {}
     for part in _waves(configs, len(configs), wave, progress):
         for config, result in zip(part, _train_wave(part)):
-            if isinstance(result, Exception):
-                raise RuntimeError(f"The prompt of {config.task} failed: {result}") from result
-            done[content_hash(config)] = (result.prompt, result.metrics["final_loss"], math.nan)
+            whole = _whole(config, result)
+            done[content_hash(config)] = (whole.prompt, whole.metrics["final_loss"], math.nan)
     return [done[content_hash(config)] for config in configs]
 
 
