@@ -293,6 +293,7 @@ def _soft(config: HardConfig, lm: FrozenLM, train: Sequence, valid: Sequence, te
         accuracy = measured.table.accuracy
         of_text = dict(
             measure=measure,
+            end=run.record["settings"]["end"],
             accuracy=accuracy["text"].value,
             retention=measured.retention.value,
             kl=measured.kl.value,
@@ -307,7 +308,6 @@ def _soft(config: HardConfig, lm: FrozenLM, train: Sequence, valid: Sequence, te
     told = row(description, description + "\n")
     odd = oddities(lm, ids, [*train, *valid, *test])
     of_prompt = dict(
-        end=run.record["settings"]["end"],
         valid_accuracy=accuracy_by(lm, prompt, valid, labels),
         tokens=config.n,
         spent=config.budget,
