@@ -150,6 +150,22 @@ def told(self: FrozenLM) -> set[str]:
     return set()
 
 
+@patch(as_prop=True, cached=True)
+def turn_ends(self: FrozenLM) -> dict[str, int | None]:
+    "The token that ends an answer in each chat template that was asked about, see the page on chat."
+    return {}
+
+
+@patch(as_prop=True)
+def named_ends(self: FrozenLM) -> list[int]:
+    "Tokens that end a text: the tokenizer's, and those that the checkpoint names beside it."
+    found = []
+    for holder in (self.tokenizer, getattr(self.model, "generation_config", None)):
+        ids = getattr(holder, "eos_token_id", None)
+        found.extend([ids] if isinstance(ids, int) else ids or [])
+    return list(dict.fromkeys(found))
+
+
 @patch
 def say_once(
     self: FrozenLM,

@@ -89,27 +89,53 @@ def _refuse_twice(names):
         raise ValueError(f"two columns are called {twice!r}: give each a name of its own")
 
 
-def _csv_rows(path, separator):
+class _Lines:
+    "The lines of a file, with those at hand that its reader has taken since they were last asked for."
+
+    def __init__(self, file):
+        self.file, self.taken = file, []
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.taken.append(next(self.file))
+        return self.taken[-1]
+
+    def last(self):
+        taken, self.taken = self.taken, []
+        return taken
+
+
+def _csv_rows(path, separator, quotes=None):
     "Rows of a file with cells between separators, every cell a text."
     size = min(path.stat().st_size, 2**31 - 1)
     csv.field_size_limit(max(csv.field_size_limit(), size))  # a long text is no error
+    quoting = csv.QUOTE_NONE if quotes is False else csv.QUOTE_MINIMAL
     rows = []
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=separator, strict=True)
+        lines = _Lines(file)
+        reader = csv.reader(lines, delimiter=separator, strict=True, quoting=quoting)
         try:
             names = next(reader, [])
             _refuse_twice(names)
+            doubt = _QuoteDoubt(names, separator)
+            doubt.see(names, lines.last(), -1, reader.line_num)
             for cells in reader:
                 if len(cells) != len(names):
                     if not cells:
                         continue  # a line with nothing in it
                     _refuse_ragged(cells, names, len(rows), reader.line_num)
+                doubt.see(cells, lines.last(), len(rows), reader.line_num)
                 rows.append(dict(zip(names, [cell or None for cell in cells])))
         except csv.Error as e:
             raise ValueError(
                 f"row {len(rows)}, line {reader.line_num}: {e}; a text with a quotation mark, a separator or a line "
-                "break in it stands in quotation marks, and those inside it are doubled"
+                "break in it stands in quotation marks, and those inside it are doubled: where the file was written "
+                "without, load_examples(..., quotes=False) takes quotation marks as text, and every line as a row"
             ) from None
+    if quotes is None:
+        doubt.refuse()
     return rows
 
 
@@ -118,6 +144,40 @@ def _refuse_ragged(cells, names, row, line):
     advice = separator_advice(names)
     said = f"row {row}, line {line}, has {len(cells)} cells for {len(names)} columns, the last {cells[-1]!r:.60}"
     raise ValueError(f"{said}; {advice}" if advice else said)
+
+# %% ../nbs/rows.ipynb #n61abca6
+class _QuoteDoubt:
+    "Whether the quotation marks of a file may be those of its texts."
+
+    def __init__(self, names, separator):
+        self.names, self.separator = names, separator
+        self.fits = True  # is every line a row, if quotation marks are text?
+        self.stray = self.doubled = False  # does one stand in a bare cell? two for one in a quoted cell?
+        self.swallowed = None  # the first cell of several lines that are rows by themselves
+
+    def see(self, cells, lines, row, line):
+        "Take a row's cells, and the lines that they were read from; `line` is the number of the last."
+        pieces = [text.rstrip("\r\n").split(self.separator) for text in lines if text.strip("\r\n")]
+        whole = all(len(each) == len(self.names) for each in pieces)
+        self.fits &= whole and len(pieces) == len(lines)
+        quoted = any(each.startswith('"') for of_line in pieces for each in of_line)
+        self.doubled |= quoted and any('"' in cell for cell in cells)
+        if len(lines) == 1 and whole:
+            self.stray |= any('"' in each and not each.startswith('"') for each in pieces[0])
+        elif whole and len(pieces) == len(lines) and not self.swallowed:
+            column = next((name for name, cell in zip(self.names, cells) if "\n" in cell or "\r" in cell), "")
+            self.swallowed = (
+                f"row {row}, lines {line - len(lines) + 1} to {line}: a cell of column {column!r:.60} is in quotation "
+                "marks and has lines that are rows by themselves, so these marks may be the texts' own: "
+                "load_examples(..., quotes=True) reads one cell, quotes=False takes quotation marks as text and every "
+                "line as a row"
+            )
+
+    def refuse(self):
+        "ValueError where rows may have been swallowed."
+        by_itself = self.fits and len(self.names) > 1 and not self.doubled
+        if self.swallowed and (self.stray or by_itself):
+            raise ValueError(self.swallowed)
 
 # %% ../nbs/rows.ipynb #n6df1d22
 def _json_rows(path):
@@ -220,13 +280,25 @@ def _parquet_table(path):
     return Table(table.to_pylist(), narrow=_narrow_columns(table.schema))
 
 
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _READERS = {
-    ".jsonl": lambda path: Table(_json_rows(path), {True: "true", False: "false"}),
-    ".json": lambda path: Table(_json_rows(path), {True: "true", False: "false"}),
-    ".csv": lambda path: Table(_csv_rows(path, ",")),
-    ".tsv": lambda path: Table(_csv_rows(path, "\t")),
-    ".parquet": _parquet_table,
+    ".jsonl": lambda path, quotes: Table(_json_rows(path), {True: "true", False: "false"}),
+    ".json": lambda path, quotes: Table(_json_rows(path), {True: "true", False: "false"}),
+    ".csv": lambda path, quotes: Table(_csv_rows(path, ",", quotes)),
+    ".tsv": lambda path, quotes: Table(_csv_rows(path, "\t", quotes)),
+    ".parquet": lambda path, quotes: _parquet_table(path),
 }
+
+
+def _check_quotes(source, quotes):
+    "ValueError for what says nothing about quotation marks, or is said of another source than a file that has them."
+    if not (quotes is None or isinstance(quotes, bool)):
+        raise ValueError(
+            f"quotes={quotes!r}: use True, False, or None for a file whose quotation marks leave no doubt."
+        )
+    is_file = isinstance(source, (str, Path)) and Path(source).suffix.lower() in _SEPARATORS
+    if quotes is not None and not is_file:
+        raise ValueError(f"quotes={quotes} is about files with cells between separators ({', '.join(_SEPARATORS)}).")
 
 
 def _refuse_file(path: Path, error: BaseException) -> NoReturn:
@@ -243,12 +315,15 @@ def _refuse_file(path: Path, error: BaseException) -> NoReturn:
 
 def read_file(
     path: str | Path,  # a .jsonl, .json, .csv, .tsv or .parquet file, the ending in either case
+    quotes: bool
+    | None = None,  # of .csv and .tsv: may cells stand in quotation marks? None: they may, where it leaves no doubt
 ) -> Table:
     """Rows of a file, every cell as it stands there.
 
     Raises FileNotFoundError, or ValueError for a file that is empty, in another encoding, damaged, or with a row that
     does not fit its columns."""
     path = Path(path)
+    _check_quotes(path, quotes)
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no file {str(path)!r}: give the path of a .jsonl, .json, .csv, .tsv or .parquet file."
@@ -256,7 +331,7 @@ def read_file(
     if not path.stat().st_size:
         raise ValueError(f"The file {str(path)!r} is empty: a data set of at least one example is needed.")
     try:
-        return _READERS[path.suffix.lower()](path)
+        return _READERS[path.suffix.lower()](path, quotes)
     except Exception as e:
         _refuse_file(path, e)
 
@@ -279,11 +354,11 @@ def _frame_table(frame):
     return Table(frame.to_dict("records"), narrow={name: kind for name, kind in kinds.items() if _is_narrow(kind)})
 
 
-def _named(source, split, name):
+def _named(source, split, name, quotes):
     "A file, or a data set of the hub."
     path = Path(source)
     if path.suffix.lower() in _READERS:
-        return read_file(path)
+        return read_file(path, quotes)
     kinds = ", ".join(_READERS)
     if path.is_dir():
         raise ValueError(f"{str(source)!r} is a folder: give one of its files ({kinds}).")
@@ -318,12 +393,14 @@ def read_rows(
     split: str = "train",  # which split, where there are several
     name: str | None = None,  # which configuration of a hub data set
     limit: int | None = None,  # keep only the first rows
+    quotes: bool | None = None,  # of a .csv or .tsv file, see `read_file`
 ) -> Table:
     "Rows of a file, a table, a data set or a list; raises ValueError for what has none."
     if limit is not None:
         limit = whole_number(limit, "limit", 0)
+    _check_quotes(source, quotes)
     if isinstance(source, (str, Path)):
-        source = _named(source, split, name)
+        source = _named(source, split, name, quotes)
     if isinstance(source, Mapping):
         source = _mapped(source, split)
     if isinstance(source, pd.DataFrame):

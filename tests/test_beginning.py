@@ -221,7 +221,7 @@ def test_a_template_is_what_the_tokenizer_makes_of_it(variant, template, text):
     want = lm.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)["input_ids"]
     whole = lm.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
     (bare,) = bare_examples(lm, [Example(text, " d")], "chat")
-    assert bare.input.ids == want and encode(lm, bare).ids[: len(want)] == want
+    assert encode_context(lm, bare.input).ids == want and encode(lm, bare).ids[: len(want)] == want
     for at in ("chat", "chat_end"):
         row = encode_context(lm, text, at)
         parts = lm.tokenizer.decode(row.ids[: row.at]), lm.tokenizer.decode(row.ids[row.at :])
@@ -235,7 +235,7 @@ def test_a_template_that_names_the_text_twice_has_no_place_for_a_prompt():
     with pytest.raises(ValueError, match="writes the user's text 2 times"):
         encode_context(lm, "ab", "chat")
     (bare,) = bare_examples(lm, EXAMPLES[:1], "chat")
-    assert bare.input.ids == lm.token_ids("abc | abc |")
+    assert encode_context(lm, bare.input).ids == lm.token_ids("abc | abc |")
     lm.tokenizer.chat_template = "nothing"
     with pytest.raises(ValueError, match="rewrites the user's text"):
         encode_context(lm, "ab", "chat_end")

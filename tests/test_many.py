@@ -552,3 +552,22 @@ def test_a_state_belongs_to_number_format_template_and_configuration(tmp_path):
     other.model.config.rms_norm_eps = 0.5
     with pytest.raises(ValueError, match="differ in configuration"):
         tune(other, SoftPrompt(start.vectors), EXAMPLES, **options)
+
+
+def test_a_state_belongs_to_the_tokens_that_its_texts_had(tmp_path):
+    lm = tiny("llama")
+    options = dict(steps=2, batch_size=4, progress=False, valid=EXAMPLES[:2], state=tmp_path / "s")
+    start = SoftPrompt.init(lm, 2)
+    tune(lm, start, EXAMPLES, **options)
+    other = tiny("llama", bos=True)  # the same weights
+    with pytest.raises(ValueError, match="differ in tokens, valid_tokens"):
+        tune(other, SoftPrompt(start.vectors), EXAMPLES, **options)
+
+
+def test_rows_with_an_encoded_input_have_a_state(tmp_path):
+    lm = tiny("llama")
+    rows = [Example(encode_context(lm, example.input), example.target) for example in EXAMPLES]
+    options = dict(steps=2, batch_size=4, progress=False, state=tmp_path / "s")
+    start = SoftPrompt.init(lm, 2)
+    whole = tune(lm, start, rows, **options)
+    assert torch.equal(tune(lm, start, rows, **options).prompt.vectors, whole.prompt.vectors)

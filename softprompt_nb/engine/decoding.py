@@ -9,6 +9,7 @@ __all__ = ['ENDS', 'FREE', 'STEPS', 'end_ids', 'is_free', 'refuse_nan', 'way_to_
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
+from ..chat import turn_end
 from ..data import Batch, Encoded, pad_rows
 from .borders import alone, borders, probe, row_lengths, size_class
 from .forward import agree, assemble, model_logits, result_of, run_prefix
@@ -23,14 +24,9 @@ import torch
 def end_ids(
     lm: FrozenLM,  # the model
 ) -> list[int]:
-    "Tokens that end a text: the tokenizer's, and those that the checkpoint names beside it (of a turn, say)."
-    found = []
-    for holder in (lm.tokenizer, getattr(lm.model, "generation_config", None)):
-        ids = getattr(holder, "eos_token_id", None)
-        if isinstance(ids, int):
-            ids = [ids]
-        found.extend(ids or [])
-    return list(dict.fromkeys(found))
+    "Tokens that end a text: those that tokenizer and checkpoint name, and the one that ends a turn of the template."
+    found = [*lm.named_ends, turn_end(lm)]
+    return [token for token in dict.fromkeys(found) if token is not None and token < lm.vocab_size]
 
 
 def _until_end(ids, ends, keep):

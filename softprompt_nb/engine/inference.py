@@ -103,7 +103,7 @@ def target_logprobs(
     prompt: SoftPrompt | torch.Tensor | Sequence | None,  # a prompt, (n, d) vectors, None, or a list, one for each row
     examples: Sequence,  # `Example`s, or rows that are `Encoded`
     batch_size: int = 64,  # rows a pass
-    end: bool = True,  # does the end-of-text token count as part of each target?
+    end: bool = True,  # does the token that ends an answer count as part of each target?
     allow_nan: bool = False,  # give NaN back, as for a prompt that diverged, in place of an error?
 ) -> tuple[torch.Tensor, torch.Tensor]:  # log-probability of each target (N,), its number of tokens (N,)
     """Log-probability of each example's target, in nats, and how many tokens it has.
@@ -153,7 +153,7 @@ def loss_on(
     prompt: SoftPrompt | torch.Tensor | Sequence | None,  # a prompt, (n, d) vectors, None, or a list, one for each row
     examples: Sequence[Example],  # inputs and targets
     batch_size: int = 64,  # rows a pass
-    end: bool = True,  # does the end-of-text token count as part of each target?
+    end: bool = True,  # does the token that ends an answer count as part of each target?
     chat: bool | str = False,  # in the chat template? a text is the system message, see `as_chat`
 ) -> Measured:  # nats per target token, with a bootstrap interval over examples
     "Mean cross-entropy over target tokens, with its interval; raises ValueError for one that is not a number."

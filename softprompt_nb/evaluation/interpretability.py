@@ -12,7 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..data import Example, bare_examples, check_lengths, encode_at, pad_rows, text_ids_at, text_place
+from softprompt_nb.data import (
+    Example,
+    bare_examples,
+    check_lengths,
+    encode_at,
+    in_chat,
+    pad_rows,
+    text_ids_at,
+    text_place,
+)
 from ..engine.forward import target_logits
 from ..engine.inference import end_of_options, exact_match, loss_on, score_options, target_logprobs
 from ..engine.labels import label_accuracy
@@ -54,7 +63,7 @@ def _logp(lm: FrozenLM, prompt: Any, examples: Sequence, at: object) -> tuple[to
     "Log-probabilities in front of every target token, the token, and its row."
     prompts, lanes = _distinct(lm, prompt, examples)
     if prompt is None:
-        examples = bare_examples(lm, examples, at)
+        examples, at = bare_examples(lm, examples, at), "start" if in_chat(at) else at
     rows = encode_at(lm, examples, at)
     check_lengths(lm, rows, [0 if prompts[lane] is None else len(prompts[lane]) for lane in lanes])
     logits, targets, row_of = target_logits(lm, prompts, pad_rows(lm, rows, lanes=lanes))

@@ -11,7 +11,7 @@ import hashlib
 import json
 import types
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 
 from ..data import Encoded, Example
@@ -30,9 +30,24 @@ def data_fingerprint(
     "A hash of a data set's texts in their order."
     digest = hashlib.sha256()
     for example in examples:
-        texts = [example.input, example.target] if isinstance(example, Example) else list(asdict(example).values())
-        digest.update(json.dumps(texts).encode())
+        digest.update(json.dumps(_parts(example)).encode())
     return digest.hexdigest()[:16]
+
+
+def _parts(row):
+    "What an example or an encoded row is made of, as JSON takes it."
+    if isinstance(row, Example):
+        return [_parts(row.input), row.target]
+    if isinstance(row, str):
+        return row
+    parts = asdict(row)
+    closing = parts.pop("closing")  # which rows had not when the first states were written
+    return [*parts.values()] if closing is None else [*parts.values(), closing]
+
+
+def _token_fingerprint(rows):
+    "A hash of the tokens of encoded rows, which hang on the tokenizer and its chat template."
+    return data_fingerprint([replace(row, closing=None) for row in rows])
 
 # %% ../../nbs/training/state.ipynb #c018
 def _name_of(regularizer):
@@ -121,6 +136,8 @@ def _belongs(tuning):
         configuration=tuning.lm.identity.config,
         dtype=str(tuning.lm.dtype),
         chat_template=hashlib.sha256(template.encode()).hexdigest()[:16],
+        tokens=_token_fingerprint(tuning.data),
+        valid_tokens=_token_fingerprint(tuning.valid_data or []),
     )
 
 
@@ -205,7 +222,7 @@ def load_state(
     here = belongs(tuning)
     if not config_difference(there.get("configuration", {}), here["configuration"]):
         there["configuration"] = here["configuration"]  # a later version knows more settings
-    for key in ("regularizer_values", "dtype", "chat_template"):
+    for key in ("regularizer_values", "dtype", "chat_template", "tokens", "valid_tokens"):
         there.setdefault(key, json.loads(json.dumps(here[key])))  # a state from before they were noted
     difference = _difference(here, there)
     if difference:

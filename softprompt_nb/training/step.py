@@ -43,7 +43,7 @@ class Settings:
     weight_decay: float = 0.0  # AdamW's
     checkpoints: int = 20  # prompts kept along the way, besides the first
     eval_every: int = 10  # steps between losses on `valid`
-    end: bool = True  # does the end-of-text token close each target, so that the prompt learns to stop?
+    end: bool = True  # does the token that ends an answer close each target, so that the prompt learns to stop?
     shared_prefix: bool = True  # compute the prompt once for all rows of a batch?
     micro_batch: int | None = None  # examples that pass the model at a time, for less memory; None: the whole batch
 

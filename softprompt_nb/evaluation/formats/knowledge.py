@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from ...engine.decoding import end_ids
 from ...engine.inference import end_of_options, generate, option_logprobs
 from .benchmarks import Benchmark
 from .formats import Item
@@ -444,10 +445,9 @@ def replies_table(
 
 # %% ../../../nbs/evaluation/formats/knowledge.ipynb #c019
 def _line_ends(lm):
-    "Tokens that end a reply: end of text, and the line break where it is one token."
+    "Tokens that end a reply: those that end a text, and the line break where it is one token."
     newline = lm.token_ids("\n")
-    ends = [lm.tokenizer.eos_token_id, newline[-1] if len(newline) == 1 else None]
-    return [end for end in ends if end is not None]
+    return end_ids(lm) + (newline if len(newline) == 1 else [])
 
 
 def _ask_all(lm, way, benchmark, max_new_tokens, batch_size):

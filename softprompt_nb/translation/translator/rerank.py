@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from os.path import commonprefix
 
-from ...data import Encoded, bare_context, encode_context, pad_rows
+from ...data import Encoded, bare_context, encode_context, end_of_answer, pad_rows
 from ...engine.forward import target_logits
 from ...engine.inference import generate
 from ...lm import FrozenLM
@@ -70,7 +70,7 @@ def _with_reply(lm: FrozenLM, context: Encoded, reply: str) -> Encoded:
     ids = list(context.ids)
     if reply:
         ids += lm.token_ids(reply, continuing=True)
-    end = lm.tokenizer.eos_token_id
+    end = end_of_answer(lm, context)
     if end is not None:
         ids.append(end)
     return Encoded(ids, len(context.ids), context.at)
@@ -85,13 +85,13 @@ def _label_logprobs(lm: FrozenLM, vectors: list, rows: list, lanes: list | None 
     return logits[order].to(precision).log_softmax(-1)
 
 
-def _split_prefix(lm: FrozenLM, asked: list[list[int]]) -> tuple[torch.Tensor | None, list[Encoded]]:
+def _split_prefix(lm: FrozenLM, asked: list[Encoded]) -> tuple[torch.Tensor | None, list[Encoded]]:
     "The common prefix of token rows as vectors (None where there is none), and what follows it in each."
-    prefix = commonprefix([ids[:-1] for ids in asked])
+    prefix = commonprefix([context.ids[:-1] for context in asked])
     contexts = []
-    for ids in asked:
-        rest = ids[len(prefix) :]
-        contexts.append(Encoded(rest, len(rest)))
+    for context in asked:
+        rest = context.ids[len(prefix) :]
+        contexts.append(Encoded(rest, len(rest), closing=context.closing))
     vectors = lm.embed_ids(prefix) if prefix else None
     return vectors, contexts
 
@@ -119,8 +119,7 @@ def _behind_texts(
     lanes = []
     for lane, text in enumerate(texts):
         asked = [bare_context(lm, instructed(text, input, template), at) for input in inputs]
-        ids = [encode_context(lm, question).ids for question in asked]
-        prefix, contexts = _split_prefix(lm, ids)
+        prefix, contexts = _split_prefix(lm, [encode_context(lm, question) for question in asked])
         prefixes.append(prefix)
         for context, reply in zip(contexts, replies):
             rows.append(_with_reply(lm, context, reply))
@@ -128,13 +127,12 @@ def _behind_texts(
     return _label_logprobs(lm, prefixes, rows, lanes)
 
 # %% ../../../nbs/translation/translator/rerank.ipynb #nae37b9f
-def _ends(lm: FrozenLM, replies: Sequence[str]) -> torch.Tensor:
+def _ends(lm: FrozenLM, replies: Sequence[str], end: int | None) -> torch.Tensor:
     "Which rows of log-probabilities are those of a reply's end; where nothing is said, the end is the reply."
-    has_end = lm.tokenizer.eos_token_id is not None
     ends = []
     for reply in replies:
         tokens = len(lm.token_ids(reply, continuing=True)) if reply else 0
-        ends += [False] * tokens + [tokens > 0] * has_end
+        ends += [False] * tokens + [tokens > 0] * (end is not None)
     return torch.tensor(ends, dtype=torch.bool)
 
 # %% ../../../nbs/translation/translator/rerank.ipynb #div5
@@ -163,7 +161,8 @@ def divergence_parts(
         theirs = _behind_texts(lm, part, inputs, answers, template, prompt.at).view(len(part), *ours.shape)
         found.append((ours.exp() * (ours - theirs)).sum(-1).clamp(min=0))
     each_token = torch.cat(found) if found else ours.new_zeros(0, len(ours))
-    ends = _ends(lm, answers).to(each_token.device)
+    end = end_of_answer(lm, encode_context(lm, inputs[0], prompt.at))
+    ends = _ends(lm, answers, end).to(each_token.device)
     return pd.DataFrame(
         dict(
             text=list(texts),
