@@ -154,16 +154,16 @@ class _QuoteDoubt:
         self.fits = True  # is every line a row, if quotation marks are text?
         self.stray = self.doubled = False  # does one stand in a bare cell? two for one in a quoted cell?
         self.swallowed = None  # the first cell of several lines that are rows by themselves
+        self.needless = None  # the first cell in quotation marks that has nothing in it which asks for them
 
     def see(self, cells, lines, row, line):
         "Take a row's cells, and the lines that they were read from; `line` is the number of the last."
         pieces = [text.rstrip("\r\n").split(self.separator) for text in lines if text.strip("\r\n")]
         whole = all(len(each) == len(self.names) for each in pieces)
         self.fits &= whole and len(pieces) == len(lines)
-        quoted = any(each.startswith('"') for of_line in pieces for each in of_line)
-        self.doubled |= quoted and any('"' in cell for cell in cells)
         if len(lines) == 1 and whole:
-            self.stray |= any('"' in each and not each.startswith('"') for each in pieces[0])
+            for name, piece, cell in zip(self.names, pieces[0], cells):
+                self._see_cell(name, piece, cell, f"row {row}, line {line}")
         elif whole and len(pieces) == len(lines) and not self.swallowed:
             column = next((name for name, cell in zip(self.names, cells) if "\n" in cell or "\r" in cell), "")
             self.swallowed = (
@@ -173,11 +173,24 @@ class _QuoteDoubt:
                 "line as a row"
             )
 
+    def _see_cell(self, name, piece, cell, where):
+        "Take a cell and how it is written."
+        quoted = piece.startswith('"')
+        self.stray |= '"' in piece and not quoted
+        self.doubled |= quoted and '"' in cell
+        if quoted and '"' not in cell and not self.needless:
+            self.needless = (
+                f"{where}: the cell {piece!r:.60} of column {name!r:.60} is in quotation marks without need, and "
+                "elsewhere such a mark stands inside a cell without, so they may be the texts' own: "
+                "load_examples(..., quotes=True) takes them off, quotes=False leaves them"
+            )
+
     def refuse(self):
-        "ValueError where rows may have been swallowed."
-        by_itself = self.fits and len(self.names) > 1 and not self.doubled
-        if self.swallowed and (self.stray or by_itself):
+        "ValueError where rows or marks may have been swallowed."
+        if self.swallowed and (self.stray or (self.fits and len(self.names) > 1)):
             raise ValueError(self.swallowed)
+        if self.needless and self.stray and not self.doubled:
+            raise ValueError(self.needless)
 
 # %% ../nbs/rows.ipynb #n6df1d22
 def _json_rows(path):

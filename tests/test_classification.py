@@ -82,12 +82,16 @@ def test_quotes_and_tabs_of_a_file(tmp_path):
     "Only a text that is quoted as a whole loses its marks, and none swallows the rows behind it."
     home = tmp_path / "sst-2"
     write_set(home)
-    lines = ['"a ""fine"" film, with a\ttab"\t1', '"good" they say\t1', '"a fine film\t1', 'not "bad\t0', "plain\t0\r"]
+    lines = ['"a ""fine"" film, with a\ttab"\t1', 'not "bad\t0', "plain\t0\r"]
     (home / "test.tsv").write_bytes("\n".join(["sentence\tlabel", *lines, ""]).encode())
     found = {example.input: example.target for example in C.draw(C.SETS["sst-2"], tmp_path).test}
-    texts = ['a "fine" film, with a\ttab', '"good" they say', '"a fine film', 'not "bad', "plain"]
-    words = [" positive"] * 3 + [" negative"] * 2
+    texts = ['a "fine" film, with a\ttab', 'not "bad', "plain"]
+    words = [" positive"] + [" negative"] * 2
     assert found == {f"Review: {text}\nSentiment:": word for text, word in zip(texts, words)}
+    for stray in (['"good" they say\t1'], ['"a fine\t1', 'film"\t0', 'not "bad"\t0']):
+        (home / "test.tsv").write_text("\n".join(["sentence\tlabel", *stray, ""]))
+        with pytest.raises(ValueError, match="row 0.*quotes=False"):
+            C.draw(C.SETS["sst-2"], tmp_path)
 
 
 def test_a_line_without_a_class(tmp_path):

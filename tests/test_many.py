@@ -4,7 +4,7 @@ import json
 import math
 from functools import cache, partial
 
-from softprompt_nb.data import Example
+from softprompt_nb.data import Example, encode_context
 from softprompt_nb.engine.inference import exact_match, generate, loss_on, score_options, target_logprobs
 from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt

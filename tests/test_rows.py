@@ -49,13 +49,16 @@ def test_a_text_comes_out_as_it_was_written(folder, rows, kind):
         pq.write_table(pa.Table.from_pylist(table), file)
     else:
         file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in table), encoding="utf-8")
-    assert list(read_file(file).rows) == table
+    quotes = True if kind.lower() in ("csv", "tsv") else None
+    assert list(read_file(file, quotes).rows) == table
     blank = [i for i, (_, label) in enumerate(rows) if not label.strip()]
     if blank:
         with pytest.raises(ValueError, match=f"Row {blank[0]} has an empty target"):
-            load_examples(file, format=FORMAT)
+            load_examples(file, format=FORMAT, quotes=quotes)
     else:
-        assert load_examples(file, format=FORMAT) == [Example(f"{text} :", f" {label}") for text, label in rows]
+        assert load_examples(file, format=FORMAT, quotes=quotes) == [
+            Example(f"{text} :", f" {label}") for text, label in rows
+        ]
 
 
 NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,24})(\.[0-9]{1,12})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
@@ -254,3 +257,74 @@ def test_a_written_number_is_a_number():
     number = Written("1.10")
     assert number + 1 == 2.1 and f"{number}" == str(number) == "1.10" and f"{number:.1f}" == "1.1"
     assert math.isnan(Written("NaN")) and read_rows([1, 2]).rows == [1, 2]
+
+
+PLAIN = st.text('ab" ,', min_size=1, max_size=8).filter(str.strip)
+
+
+@settings(max_examples=150, deadline=None)
+@example([('"Great,', "1"), ('she said"', "0")], "tsv")
+@example([('"Great film', "1"), ("fine", "1"), ('really"', "0")], "csv")
+@given(st.lists(st.tuples(PLAIN, st.sampled_from("01")), min_size=1, max_size=6), st.sampled_from(["csv", "tsv"]))
+def test_quotation_marks_of_texts_swallow_no_rows(folder, rows, kind):
+    "A file that was written without quoting is read as it stands, or refused; only marks around a whole cell may go."
+    file, separator = folder / f"plain.{kind}", "," if kind == "csv" else "\t"
+    rows = [(text.replace(separator, "."), label) for text, label in rows]
+    file.write_text("\n".join(map(separator.join, [("text", "label"), *rows])) + "\n", encoding="utf-8")
+    assert [tuple(row.values()) for row in read_file(file, quotes=False).rows] == rows
+    try:
+        found = read_file(file).rows
+    except ValueError as error:
+        assert "row " in str(error) and "quotes=False" in str(error) and any('"' in text for text, _ in rows)
+        return
+    assert [row["label"] for row in found] == [label for _, label in rows]
+    stray = any('"' in text and text[0] != '"' for text, _ in rows)
+    for row, (text, _) in zip(found, rows):
+        inner = row["text"] or ""
+        assert inner == text or text == f'"{inner.replace(chr(34), chr(34) * 2)}"'
+    if stray and not any('""' in text for text, _ in rows):
+        assert [row["text"] for row in found] == [text for text, _ in rows]
+
+
+@pytest.mark.parametrize("kind, separator", [("csv", ","), ("tsv", "\t")])
+def test_files_with_quoting_are_in_no_doubt(tmp_path, kind, separator):
+    "What writers with quoting leave: several lines in a cell, separators, doubled marks, needless marks everywhere."
+    tables = [
+        [("one\ntwo", "1"), ("a, b\tc\nd", "0")],
+        [('she said "hi"\nand left', "1"), ("plain", "0")],
+        [("plain", "1"), ("a\n\nb", "0")],
+    ]
+    for table in tables:
+        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC):
+            file = tmp_path / f"quoted.{kind}"
+            with file.open("w", newline="", encoding="utf-8") as open_file:
+                csv.writer(open_file, delimiter=separator, quoting=quoting).writerows([("text", "label"), *table])
+            assert [tuple(row.values()) for row in read_file(file).rows] == table
+    file.write_text('text\n"one\ntwo"\nthree\n')  # one column
+    assert [row["text"] for row in read_file(file).rows] == ["one\ntwo", "three"]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('text,label\n"Fine,1\nbad",0\n', "row 0, lines 2 to 3: a cell of column 'text'.*quotes=True"),
+        ('text,label\nok,1\n"Fine,1\n\nx "y,0\nbad",0\n', "row 1"),
+        ('text,label\n"Fine",1\nthe "best" one,1\n', "row 0, line 2: the cell '\"Fine\"' of column 'text'"),
+        ('text,label\nok,1\n"Fine" film,1\n', "row 1, line 3.*quotes=False"),
+        ('text,label\nok,1\n"Fine film,1\n', "row 1, line.*quotes=False"),
+    ],
+)
+def test_quotation_marks_in_doubt_are_refused_with_row_and_column(tmp_path, content, message):
+    file = tmp_path / "doubt.csv"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_examples(file, FORMAT)
+    rows = [line.split(",") for line in content.splitlines()[1:] if line]
+    want = [Example(f"{text} :", f" {label}") for text, label in rows]
+    assert load_examples(file, FORMAT, quotes=False) == want
+
+
+@pytest.mark.parametrize("source, quotes", [("x.jsonl", True), ([("a", "b")], False), ("x.csv", 1), ("x.csv", "no")])
+def test_quotes_are_of_files_with_separators(source, quotes):
+    with pytest.raises(ValueError, match="quotes="):
+        load_examples(source, quotes=quotes)

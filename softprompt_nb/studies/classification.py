@@ -26,6 +26,7 @@ from ..load import cached_lm
 from ..measure import over_runs
 from ..patching import patch
 from ..prompts import SoftPrompt
+from ..rows import read_file
 from ..training.many import tune_many
 from ..training.step import RELATIVE_LR
 from ..training.tuning import Run
@@ -113,18 +114,13 @@ class Split:
 
 
 def _rows(file: Path) -> list[tuple[str, int]]:
-    "Texts and classes of a tab-separated file with a header; only a text that is quoted as a whole loses its marks."
+    "Texts and classes of a file whose first column has texts and whose last has numbers of classes."
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n")[1:], 2):
-        text, _, label = line.rstrip("\r").rpartition("\t")
-        if not line.strip():
-            continue
-        if not label.strip().isdecimal():
-            raise ValueError(f"{file.name}, line {number}: {label!r:.40} is no number of a class.")
-        inside = text[1:-1].replace('""', "")
-        if len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inside:
-            text = text[1:-1].replace('""', '"')
-        rows.append((text.strip(), int(label)))
+    for number, row in enumerate(read_file(file).rows):
+        text, *_, label = row.values()
+        if not (label or "").strip().isdecimal():
+            raise ValueError(f"{file.name}, row {number}: {label!r:.40} is no number of a class.")
+        rows.append(((text or "").strip(), int(label)))
     return rows
 
 # %% ../../nbs/studies/classification.ipynb #k009b
