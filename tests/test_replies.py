@@ -3,7 +3,7 @@
 SmolLM2-135M-Instruct wrote those that are marked so, greedily, in its chat template (or behind two solved examples), to
 questions of ARC-Easy, BoolQ, SVAMP and GSM8K."""
 
-from softprompt_nb.evaluation.formats.formats import FORMATS, Item, letter_format
+from softprompt_nb.evaluation.formats.formats import FORMATS, Item, letter_format, plain_number
 from softprompt_nb.evaluation.formats.replies import (
     letter_doubt,
     mentioned,
@@ -105,6 +105,48 @@ LETTERS = [  # (options, reply, letter or None)
     (CORE, "A good question! I do not know.", None),
     (CORE, "E", None),
     (CORE, "", None),
+    # negations: what is only denied is nobody's answer, and what is chosen instead is read
+    (CORE, "I would not choose A.", None),
+    (CORE, "I would not choose A. I would choose C.", "C"),
+    (CORE, "I wouldn’t go with A.", None),
+    (CORE, "I would never pick B", None),
+    (CORE, "Don't choose A", None),
+    (CORE, "I don't think A is correct", None),
+    (CORE, "Option A is incorrect.", None),
+    (CORE, "A is incorrect, C is correct.", "C"),
+    (CORE, "A is false.", None),
+    (CORE, "(A) is wrong", None),
+    (CORE, "A: wrong", None),
+    (CORE, "A, B and D are wrong", None),
+    (CORE, "It's not A, B or D.", None),
+    (CORE, "Option B can be ruled out", None),
+    (CORE, "I'd rule out A and B; so the answer is D.", "D"),
+    (CORE, "The correct answer is not B, but C", "C"),
+    (CORE, "Not A but C", "C"),
+    (CORE, "The answer is C, not A", "C"),
+    (CORE, "The answer cannot be A.", None),
+    (CORE, "The answer is neither A nor B.", None),
+    (CORE, "The correct answer is not (A).", None),
+    (CORE, "Anything but A", None),
+    (CORE, "I choose C instead of A", "C"),
+    (CORE, "Rather than A I choose C", "C"),
+    (CORE, "The answer is A and C", None),
+    (CORE, "It can't be the mantle.", None),
+    (CORE, "It can't be the mantle; it is the outer core.", "C"),
+    (CORE, "It couldn’t be the crust", None),
+    (CORE, "The crust is wrong", None),
+    (CORE, "The crust is not the answer.", None),
+    (CORE, "No, the crust is incorrect. The outer core is right.", "C"),
+    (CORE, "It's anything but the crust.", None),
+    (CORE, "I doubt that it is the crust", None),
+    (CORE, "The crust? No.", None),
+    (CORE, "Neither the crust nor the mantle", None),
+    (CORE, "I don't think it is the crust.", None),
+    (CORE, "It's the outer core, isn't it?", "C"),
+    (CORE, "The answer is C, because the mantle is not liquid.", "C"),
+    (("does not change", "rises", "falls"), "It does not change.", "A"),
+    (("does not change", "rises", "falls"), "A. does not change", "A"),
+    (("does not change", "rises", "falls"), "It does not change, it rises.", None),
     (STATES, "A. water freezing", None),
     (STATES, "C. water freezing", "C"),
 ]
@@ -174,6 +216,39 @@ NUMBERS = [  # (reply, number or None)
     ("5 apples and 7 pears make 12", "12"),
     ("The answer is four.", "4"),
     ("The answer is 3/4.", None),
+    ("#### 1/2", None),
+    ("x = 1/2", None),
+    ("3 1/2 cups", None),
+    ("\\boxed{\\frac{1}{2}}", None),
+    ("The answer is 1 234.", "1234"),
+    ("1\u202f234", "1234"),
+    ("12 345 678 people", "12345678"),
+    ("#### 1 234", "1234"),
+    ("1'234", "1234"),
+    ("1.5e3", "1500"),
+    ("The answer is 1.5e-3.", "0.0015"),
+    ("1.5 × 10^3", "1500"),
+    ("The answer is 10^3", None),
+    ("The answer is 2 * 3", None),
+    ("The answer is 2*3 = 6", "6"),
+    ("1,234.50", "1234.5"),
+    ("1.234,50", None),
+    ("The answer is 3,5.", None),
+    ("1,2,3", None),
+    ("The answer is \u22125.", "-5"),
+    ("$5.00", "5"),
+    ("-$5.00", "-5"),
+    ("\u2212$5.00", "-5"),
+    ("The answer is 5-10.", None),
+    ("The answer is 5 million.", None),
+    ("5 dozen", None),
+    ("The answer is twenty-five.", "25"),
+    ("The answer is twenty five apples.", "25"),
+    ("The answer is thirteen.", "13"),
+    ("The answer is two hundred.", None),
+    ("The answer is not 5 but 6.", "6"),
+    ("The answer isn't 5.", None),
+    ("It is not 5.", None),
     ("-3", "-3"),
     ("1. He had 40.\n2. He ate 5, so 40 - 5 = 35.\n3. He gave 13, so 35 - 13 = 22.", "22"),
     ("I do not know.", None),
@@ -281,3 +356,43 @@ def test_any_text_is_read_without_an_exception(text):
     assert letter_doubt(text, "ABCD", CORE) is None or said_letter(text, "ABCD", CORE) is None
     assert isinstance(plain_reply(text), str) and text.startswith(own_part(text))
     assert mentioned(text, ()) is None
+
+
+ways_to_deny = st.sampled_from(
+    [
+        "I would not choose {0}.",
+        "It can't be {0}.",
+        "The answer isn’t {0}.",
+        "{0} is wrong.",
+        "{0} is not the right answer.",
+        "I'd never say {0}.",
+        "Anything but {0}.",
+        "We can rule out {0}.",
+        "I doubt that it is {0}.",
+    ]
+)
+ways_to_choose = st.sampled_from(["", " I choose {0}.", " The answer is {0}.", " So the correct option is ({0})."])
+
+
+@given(
+    denied=st.permutations("ABCD"), deny=ways_to_deny, choose=ways_to_choose, words=st.booleans(), n=st.integers(1, 2)
+)
+@settings(max_examples=200, deadline=None)
+def test_what_is_denied_is_not_read_and_what_is_chosen_is(denied, deny, choose, words, n):
+    names = dict(zip("ABCD", STATES))
+    *left, chosen = denied[: n + 1]
+    reply = " ".join(deny.format(names[letter] if words else letter) for letter in left) + choose.format(chosen)
+    assert said_letter(reply, "ABCD", STATES) == (chosen if choose else None), reply
+
+
+@given(
+    number=st.decimals(-(10**9), 10**9, places=2),
+    mark=st.sampled_from(["", ",", " ", "\u202f", "'"]),
+    dollar=st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_number_is_read_whole_however_it_is_written(number, mark, dollar):
+    written = f"{abs(number):,.2f}".replace(",", mark)
+    written = ("\u2212" if number < 0 else "") + ("$" if dollar else "") + written
+    for reply in (written, f"The answer is {written}.", f"#### {written}", f"x = {written}"):
+        assert FORMATS["number"].find(Item("q", "1"), reply) == plain_number(f"{number:.2f}"), reply

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 
 from softprompt_nb.evaluation.formats.replies import (
@@ -215,7 +216,9 @@ def plain_number(
     text: str,  # digits with signs, commas and a point
 ) -> str:
     "A number's text in the one form that equal numbers share."
-    text = text.replace(",", "")
+    text = re.sub(r"[,\s'’]", "", text)
+    if "e" in text.lower():
+        text = format(Decimal(text), "f")
     sign = "-" if text.startswith("-") else ""
     whole, _, decimals = text.lstrip("+-").partition(".")
     whole = whole.lstrip("0") or "0"
