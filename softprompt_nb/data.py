@@ -171,7 +171,7 @@ def _say_merged(lm: FrozenLM, in_front: str, behind: str, row: int) -> None:
         f"which the model may never have read there, and its loss is high: {what}.",
     )
 
-
+# %% ../nbs/data.ipynb #c019w
 def _whole_ids(lm: FrozenLM, text: str) -> list[int]:
     "Tokens of a text from its beginning, which a template writes itself."
     return lm.token_ids(text, special=not isinstance(text, ChatText))

@@ -88,7 +88,7 @@ def _refuse_twice(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two columns are called {twice!r}: give each a name of its own")
 
-
+# %% ../nbs/rows.ipynb #ncsvrows1
 class _Lines:
     "The lines of a file, with those at hand that its reader has taken since they were last asked for."
 
@@ -106,7 +106,7 @@ class _Lines:
         taken, self.taken = self.taken, []
         return taken
 
-
+# %% ../nbs/rows.ipynb #ncsvrows2
 def _csv_rows(path, separator, quotes=None):
     "Rows of a file with cells between separators, every cell a text."
     size = min(path.stat().st_size, 2**31 - 1)

@@ -151,7 +151,7 @@ def _letter(letters):
         parts.append(f"[{re.escape(words)}]{_THEN}")
     return rf"(?<![\w'’])((?:{'|'.join(parts)}))"
 
-
+# %% ../../../nbs/evaluation/formats/replies.ipynb #na76f678o
 def _outright(text, letters):
     "All letters that a text says are right, in their order, as (place, letter)."
     letter = _letter(letters)
@@ -221,7 +221,7 @@ def _other_words(text, place, options, number):
         return None
     return fits.index(best)
 
-
+# %% ../../../nbs/evaluation/formats/replies.ipynb #n051863s
 def said_letters(
     reply: str,  # a reply
     letters: str,  # of the options, in their order
