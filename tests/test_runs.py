@@ -588,22 +588,3 @@ def test_an_interrupted_tuning_is_none(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         RunStore(tmp_path).run(TuneConfig(data="lab:plural", n=1, steps=1, test=4))
     assert len(RunStore(tmp_path)) == 0 and not len(RunStore(tmp_path).failed())
-
-
-@pytest.mark.parametrize("part", ["tokenizer", "configuration"])
-def test_a_record_of_another_tokenizer_is_said(tmp_path, part):
-    lm = tiny("llama")
-    lm.model.save_pretrained(tmp_path / "model")
-    lm.tokenizer.save_pretrained(tmp_path / "model")
-    data = tuple(Example(f"ab c {i}", " z") for i in range(6))
-    config = TuneConfig(model=str(tmp_path / "model"), data=data, n=1, steps=1, test=2)
-    store = RunStore(tmp_path / "runs")
-    name = store.run(config).id
-    if part == "tokenizer":
-        lm.tokenizer.chat_template = "{{ messages[0].content }}:"
-        lm.tokenizer.save_pretrained(tmp_path / "model")
-    else:
-        lm.model.generation_config.eos_token_id = [1, 7]
-        lm.model.save_pretrained(tmp_path / "model")
-    with pytest.warns(UserWarning, match=f"record {name} is of other {part} than"):
-        store.run(config)
