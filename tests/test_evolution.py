@@ -274,3 +274,15 @@ def test_a_random_walk_is_within_its_own_null():
     inside = (table.change >= table["change low"]) & (table.change <= table["change high"])
     assert inside.mean() > 0.6
     assert "change low" not in evolution(path[:3], draws=2, walks=0).table
+
+
+def test_rows_of_one_unit_are_drawn_together():
+    rng = np.random.default_rng(5)
+    once = pd.DataFrame(dict(u=np.arange(12), x=rng.normal(size=12), y=rng.normal(size=12)))
+    many = pd.concat([once] * 6)
+    own = rank_correlation(once, "x", "y", draws=400)
+    units = rank_correlation(many, "x", "y", unit="u", draws=400)
+    assert units.n == 12 and units.value == pytest.approx(own.value)
+    assert units.high - units.low == pytest.approx(own.high - own.low, rel=0.15)
+    with pytest.raises(ValueError, match="3 units"):
+        rank_correlation(many[many.u < 3], "x", "y", unit="u")

@@ -162,6 +162,26 @@ def test_no_difference_is_no_finding_and_a_gap_is_one():
     )
 
 
+def test_pairs_of_one_start_count_as_one():
+    t = table_of(np.random.default_rng(3), ("CE", "A"))
+    once, twice = compare_arms(t, draws=300), compare_arms(pd.concat([t, t.assign(train=1)]), draws=300)
+    columns = ["difference", "low", "high", "p", "dz"]
+    assert np.allclose(once[columns], twice[columns]), "the same numbers again are no more evidence"
+    assert (twice.pairs == 2 * twice.units).all() and (once.units == 16).all()
+    starts = compare_arms(t, unit=["model", "seed"], draws=50)
+    assert (starts.units == 8).all() and np.allclose(starts.difference, once.difference)
+
+
+def test_what_many_comparisons_give_by_luck_is_no_verdict():
+    rng = np.random.default_rng(4)
+    t = table_of(rng, tuple(arms()), seeds=10)
+    t["compact"], t["stable"], t["outcome"] = rng.normal(size=(2, len(t)))[0], rng.normal(size=len(t)), "done"
+    c = paper_claims(t)
+    tested = c[c.p_holm.notna()]
+    assert len(tested) == 10 and not set(tested.verdict[tested.p_holm >= 0.05]) & {"agreed", "refuted"}
+    assert (c.n == 20).all() and (c.smallest.astype(float) > 0).all()
+
+
 def test_bad_input_is_refused_in_words(tmp_path):
     t = table_of(np.random.default_rng(0))
     with pytest.raises(ValueError, match="no run of the arm 'plain'"):
@@ -183,10 +203,10 @@ def test_claims_are_read_from_the_intervals():
     assert (
         c.verdict["fewer iterations than plain tuning"]
         == c.verdict["(ours) fewer iterations than a random push"]
-        == "agrees"
-        and c.verdict["H0 alone helps"] == "opposite"
+        == "agreed"
+        and c.verdict["H0 alone helps"] == "refuted"
     )
-    assert c.verdict["compact prompts have less loss (rank correlation)"] == "agrees" and c.value[
+    assert c.verdict["compact prompts have less loss (rank correlation)"] == "agreed" and c.value[
         "compact prompts have less loss (rank correlation)"
     ] == pytest.approx(1)
     assert set(c.n[:10]) == {20} and c.value["fewer iterations than plain tuning"] < 0.75

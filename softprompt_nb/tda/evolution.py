@@ -185,24 +185,31 @@ def _ranks_within(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return out
 
 
+def _numbered(table: pd.DataFrame, columns: str | Sequence[str] | None) -> np.ndarray:
+    "The group of each row by some columns; all the same without any."
+    names = [columns] if isinstance(columns, str) else list(columns or [])
+    return table.groupby(names, sort=False).ngroup().to_numpy() if names else np.zeros(len(table), int)
+
+
 def rank_correlation(
     table: pd.DataFrame,  # a row for each prompt
     x: str,  # a column of numbers
     y: str,  # another
     by: str | Sequence[str] | None = None,  # columns: groups within which ranks are taken
+    unit: str | Sequence[str] | None = None,  # columns: rows of one unit, such as one start, are drawn together
     draws: int = 2000,  # bootstrap samples
     seed: int = 0,  # of the bootstrap
 ) -> Measured:  # between -1 and 1; 0 where one of the two does not vary
-    """Spearman's rank correlation with a 95 % percentile bootstrap interval over the rows.
+    """Spearman's rank correlation with a 95 % percentile bootstrap interval over the rows, or over units of rows.
 
-    Raises ValueError for fewer than four."""
+    Its `n` counts what is drawn. Raises ValueError for fewer than four."""
     table = table.dropna(subset=[x, y])
-    if len(table) < 4:
-        raise ValueError(f"There are {len(table)} rows with both {x!r} and {y!r}: a correlation needs at least four.")
-    names = [by] if isinstance(by, str) else list(by or [])
-    groups = np.zeros(len(table), int)
-    if names:
-        groups = table.groupby(names, sort=False).ngroup().to_numpy()
+    groups = _numbered(table, by)
+    units = _numbered(table, unit) if unit else None
+    n = len(table) if units is None else len(np.unique(units))
+    if n < 4:
+        what = "rows" if units is None else "units"
+        raise ValueError(f"There are {n} {what} with both {x!r} and {y!r}: a correlation needs at least four.")
     first, second = table[x].to_numpy(float), table[y].to_numpy(float)
 
     def correlation(rows: np.ndarray) -> float:
@@ -211,6 +218,6 @@ def rank_correlation(
         size = np.sqrt((u * u).sum() * (v * v).sum())
         return float((u * v).sum() / size) if size > 0 else 0.0
 
-    boot = [correlation(rows) for rows in resamples(groups, draws, seed)]
+    boot = [correlation(rows) for rows in resamples(groups, draws, seed, units)]
     low, high = np.quantile(boot, [0.025, 0.975])
-    return Measured(correlation(np.arange(len(table))), float(low), float(high), len(table))
+    return Measured(correlation(np.arange(len(table))), float(low), float(high), n)
