@@ -648,7 +648,7 @@ def predictors(
 ) -> pd.DataFrame:  # a row for each of `FEATURES`, of `Measured`
     """Rank correlation of what prompts look like with how well their translation works.
 
-    Over all depths, and within them."""
+    Over all depths, and within them. Intervals are over tasks: the prompts of one under several seeds count as one."""
     key = ["task", "split", "seed"]
     rows = self.table[self.table.method.isin([method, "soft prompt"])]
     wide = rows.pivot_table(index=key, columns="method", values="accuracy").reset_index()
@@ -656,8 +656,8 @@ def predictors(
     features = self.features.merge(wide, on=key)
     found = {}
     for name, title in FEATURES.items():
-        everywhere = rank_correlation(features, name, "kept", draws=draws)
-        within = rank_correlation(features, name, "kept", by="split", draws=draws)
+        everywhere = rank_correlation(features, name, "kept", unit="task", draws=draws)
+        within = rank_correlation(features, name, "kept", by="split", unit="task", draws=draws)
         found[title] = {"over all depths": everywhere, "within depths": within}
     return pd.DataFrame(found).T
 
