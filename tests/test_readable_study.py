@@ -178,21 +178,21 @@ def test_areas_are_those_of_rectangles():
 
 def test_claims_are_decided_by_their_intervals():
     verdict = prompt_claims(made(3.0, 0.05)).verdict
-    assert verdict["PEZ: fluency lowers the judge's perplexity (nats)"] == "agrees"
-    assert verdict["PEZ: fluency costs accuracy"] == "agrees"
-    assert verdict["fluency makes prompts repeat a token (share of the commonest)"] == "agrees"
+    assert verdict["PEZ: fluency lowers the judge's perplexity (nats)"] == "agreed"
+    assert verdict["PEZ: fluency costs accuracy"] == "agreed"
+    assert verdict["fluency makes prompts repeat a token (share of the commonest)"] == "agreed"
     assert verdict["(ours) fluency makes the task easier to tell (share told right)"] == "undecided"
-    assert verdict["(ours) a soft prompt's nearest tokens are another prompt (KL)"] == "agrees"
+    assert verdict["(ours) a soft prompt's nearest tokens are another prompt (KL)"] == "agreed"
     worse = prompt_claims(made(-3.0, -0.05)).verdict
-    assert worse["GCG: fluency lowers the judge's perplexity (nats)"] == "opposite"
-    assert worse["GCG: fluency costs accuracy"] == "opposite"
+    assert worse["GCG: fluency lowers the judge's perplexity (nats)"] == "refuted"
+    assert worse["GCG: fluency costs accuracy"] == "refuted"
     without = prompt_claims(made(1.0, 0.0, methods=("PEZ", "random search"))).verdict
     assert without["RLPrompt: fluency costs accuracy"] == "not measured"
 
 
-def test_an_interval_of_one_pair_is_a_point_and_decides_nothing():
+def test_an_interval_of_one_task_is_a_point_and_decides_nothing():
     claims = prompt_claims(made(3.0, 0.05, seeds=(0,)).query("data == 'lab:a'"))
-    assert not {"agrees", "opposite"} & set(claims.verdict[claims.n < 4])
+    assert not {"agreed", "refuted"} & set(claims.verdict[claims.n < 2])
 
 
 def test_pictures_show_every_method():

@@ -31,7 +31,7 @@ from ..experiments.runs import Result, RunStore, Work, content_hash
 from ..lab.world import lab_task
 from ..lm import FrozenLM
 from ..load import cached_lm
-from ..measure import mean
+from ..measure import mean, over_runs, smallest_effect, verdict
 from ..patching import patch
 from ..plots import axes, color_of
 from ..prompts import SoftPrompt
@@ -552,6 +552,15 @@ def plot_desiderata(
     return ax
 
 # %% ../../nbs/studies/readable.ipynb #c026
+def _changed(table: pd.DataFrame, column: str, methods: Sequence[str], fluency: float) -> pd.Series:
+    "What a weight of fluency does to a measure, by method, task and seed."
+    searched = _searched(table)
+    searched = searched[searched.method.isin(methods)]
+    after = searched[searched.fluency == fluency].set_index(_PAIR)[column].astype(float)
+    before = searched[searched.fluency == 0.0].set_index(_PAIR)[column].astype(float)
+    return (after - before).dropna()
+
+
 def changes(
     table: pd.DataFrame,  # as `hard_table` gives it
     column: str,  # a measure
@@ -559,35 +568,28 @@ def changes(
     fluency: float,  # the weight that is compared with weight 0
 ) -> list[float]:  # a number for each method, task and seed that has both
     "What a weight of fluency does to a measure, pair by pair."
-    searched = _searched(table)
-    searched = searched[searched.method.isin(methods)]
-    after = searched[searched.fluency == fluency].set_index(_PAIR)[column].astype(float)
-    before = searched[searched.fluency == 0.0].set_index(_PAIR)[column].astype(float)
-    return (after - before).dropna().tolist()
+    return _changed(table, column, methods, fluency).tolist()
 
 
-def _claim(values: list, better: int) -> dict:
-    "A mean difference, and on which side of nothing its interval lies; `better` is 1 for a claim that it is larger."
-    if not values:
-        return dict(value=math.nan, low=math.nan, high=math.nan, n=0, verdict="not measured")
-    difference = mean(values)
-    side = int(difference.low > 0) - int(difference.high < 0)
-    verdict = "agrees" if side == better else "opposite"
-    if not side or len(values) < 4:
-        verdict = "undecided"
+def _claim(values: pd.Series, better: int) -> dict:
+    "A mean over tasks (level `data`), and what its t interval says; `better` is 1 for a claim that it is larger."
+    if not len(values):
+        return dict(value=math.nan, low=math.nan, high=math.nan, n=0, smallest=math.nan, verdict="not measured")
+    difference = over_runs(values.groupby("data").mean().tolist())
     return dict(
         value=difference.value,
         low=difference.low,
         high=difference.high,
         n=difference.n,
-        verdict=verdict,
+        smallest=smallest_effect(difference),
+        verdict=verdict(difference, better),
     )
 
 # %% ../../nbs/studies/readable.ipynb #c026s
 def prompt_claims(
     table: pd.DataFrame,  # as `hard_table` gives it
     fluency: float = 1.0,  # the weight that is compared with none
-) -> pd.DataFrame:  # a row for each claim: mean difference, its interval, pairs, verdict
+) -> pd.DataFrame:  # a row for each claim: mean difference, its interval, tasks, smallest effect, verdict
     "What the paper says of readable prompts, and what it leaves open, against results."
     published = ("PEZ", "GCG", "RLPrompt")
     right = (table["rank"] == 1).astype(float)
@@ -598,17 +600,17 @@ def prompt_claims(
     near = table[table.method == "nearest tokens"]
 
     def change(column, methods, better):
-        return _claim(changes(told, column, methods, fluency), better)
+        return _claim(_changed(told, column, methods, fluency), better)
 
     worse = (plain.nats - by_hand.nats.reindex(plain.index)).dropna()
-    rows = {"found without fluency, texts read worse than written ones (nats)": _claim(worse.tolist(), 1)}
+    rows = {"found without fluency, texts read worse than written ones (nats)": _claim(worse, 1)}
     for method in published:
         rows[f"{method}: fluency lowers the judge's perplexity (nats)"] = change("nats", [method], -1)
         rows[f"{method}: fluency costs accuracy"] = change("accuracy", [method], -1)
     rows |= {
         "fluency makes prompts repeat a token (share of the commonest)": change("commonest", published, 1),
         "(ours) fluency makes the task easier to tell (share told right)": change("right", published, 1),
-        "(ours) a soft prompt's nearest tokens are another prompt (KL)": _claim(near.kl.dropna().tolist(), 1),
+        "(ours) a soft prompt's nearest tokens are another prompt (KL)": _claim(near.set_index("data").kl.dropna(), 1),
     }
     return pd.DataFrame(rows).T
 
