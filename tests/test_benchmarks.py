@@ -183,6 +183,7 @@ CARDS = dict(
     ),
     boolq=dict(question="is it", answer=True, passage="It is."),
     piqa=dict(goal="q?", sol1="a", sol2="c", label=1),
+    siqa=dict(context="It is so.", question="q?", answerA="a", answerB="b", answerC="c", label="3"),
     winogrande=dict(sentence="q _ .", option1="a", option2="c", answer="2"),
     hellaswag=dict(ind=1, activity_label="l", ctx_a="q", ctx_b="", ctx="q", endings=["a", "b", "c"], label="2"),
     mmlu=dict(question="q?", subject="s", choices=["a", "b", "c"], answer=2),

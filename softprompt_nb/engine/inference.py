@@ -18,6 +18,7 @@ from .answers import are_right, check_comparison, has_lines
 from .beginnings import beginnings
 from .decoding import continue_rows, is_free, refuse_nan
 from .forward import target_losses
+from .normalization import LENGTHS, normalization, option_lengths
 from .packing import sum_dtype
 from ..lm import FrozenLM
 from ..measure import Measured, mean, proportion
@@ -341,15 +342,21 @@ def score_options(
     prompt: SoftPrompt | torch.Tensor | Sequence | None,  # a prompt, (n, d) vectors, None, or a list, one for each text
     texts: Sequence[str],  # inputs
     options: Sequence,  # answers, with their leading space: one list for all texts, or one list for each
-    normalize: str | None = None,  # None for sums of log-probabilities, "tokens" for their mean per token
+    normalize: str | None = None,  # None for sums of log-probabilities; over their "tokens", "characters" or "bytes"
     batch_size: int = 64,  # rows a pass
     end: bool | str | None = None,  # is what ends an answer part of it? see `end_of_options`
 ) -> torch.Tensor:  # (texts, most options) in nats; -inf where a text has fewer options
     "Log-probability of each option after each text; raises ValueError for what is not known or does not pair up."
-    if normalize not in (None, "tokens"):
-        raise ValueError(f"normalize={normalize!r}: use None or 'tokens'.")
-    scores, tokens = option_logprobs(lm, prompt, texts, options, batch_size, end)
-    return scores / tokens.clamp(min=1) if normalize else scores
+    normalize = normalization(normalize, (None, *LENGTHS))
+    lists = _check_options(texts, options)
+    scores, tokens = option_logprobs(lm, prompt, texts, lists, batch_size, end)
+    if normalize is None:
+        return scores
+    if normalize == "tokens":
+        return scores / tokens.clamp(min=1)
+    for row, answers in zip(scores, lists):
+        row[: len(answers)] /= row.new_tensor(option_lengths(answers)[normalize]).clamp(min=1)
+    return scores
 
 # %% ../../nbs/engine/inference.ipynb #c021
 @torch.no_grad()
