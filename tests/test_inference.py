@@ -160,7 +160,7 @@ def test_options_per_text_are_padded_with_minus_infinity():
     with pytest.raises(ValueError, match="one list"):
         score_options(lm, None, ["ab", "cd"], [[" x"]])
     with pytest.raises(ValueError, match="normalize"):
-        score_options(lm, None, ["ab"], [" x"], normalize="bytes")
+        score_options(lm, None, ["ab"], [" x"], normalize="pmi")
 
 
 def test_exact_match_counts_first_lines():
