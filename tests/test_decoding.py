@@ -4,6 +4,7 @@ import threading
 from multiprocessing import get_context
 
 from softprompt_nb.data import Encoded, Example, collate, encode_at, pad_rows
+from softprompt_nb.engine import decoding
 from softprompt_nb.engine.decoding import end_ids
 from softprompt_nb.engine.forward import assemble, plan, prompted_loss, prompted_losses, target_logits
 from softprompt_nb.engine.inference import generate, loss_on, score_options
@@ -330,3 +331,26 @@ def test_a_model_is_whole_after_an_interrupt(error, checkpointing):
     for name, module in lm.model.named_modules():
         assert vars(module).keys() == before[name].keys()
         assert all(vars(module)[key] is before[name][key] for key in before[name])
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_prompt_without_numbers_is_refused_when_its_kind_of_batch_is_known(family, beams):
+    "The first-use check saw another prompt, so each step has to look."
+    lm = tiny(family, dtype=torch.float64)
+    good = SoftPrompt.init(lm, 3, seed=0)
+    broken = SoftPrompt(torch.full((3, lm.d_model), torch.nan))
+    texts = ["the cat", "a dog"]
+    generate(lm, [good, good], texts, max_new_tokens=4, num_beams=beams)
+    with pytest.raises(ValueError, match="NaN.*diverged"):
+        generate(lm, [good, broken], texts, max_new_tokens=4, num_beams=beams)
+    with pytest.raises(ValueError, match="NaN.*diverged"):
+        generate(lm, broken, texts, max_new_tokens=4, num_beams=beams)
+
+
+def test_a_step_without_numbers_is_refused_where_rows_are_decoded_whole(monkeypatch):
+    lm = tiny("llama", dtype=torch.float64)
+    monkeypatch.setattr(decoding, "way_to_decode", lambda *_: "full")
+    broken = SoftPrompt(torch.full((3, lm.d_model), torch.nan))
+    with pytest.raises(ValueError, match="NaN.*diverged"):
+        generate(lm, broken, ["the cat"], max_new_tokens=4)
