@@ -54,7 +54,7 @@ def refuse_nan(
         why = f"{lm.name} overflows in {str(lm.dtype)[6:]}: {more}see that its weights are numbers of an ordinary size"
     raise ValueError(f"{what} is not a number (NaN), because {why}.")
 
-# %% ../../nbs/engine/decoding.ipynb #n742585a
+# %% ../../nbs/engine/decoding.ipynb #n67d2d4a
 class _OnlyNumbers(LogitsProcessor):
     "Raises ValueError at the first step whose scores are no numbers."
 
