@@ -5,7 +5,8 @@
 SmolLM2 and Gemma 3 (fetched, or taken from the cache), in float32. Rows: plurals (16 short ones), SST-2 (16 of about 40
 tokens), GSM8K with its worked solutions (4 of about 200). Both sides take the same rows and vectors; each repeat runs
 both in turn, ratios are taken within a repeat, medians are shown with the smallest and largest, and the two losses say
-that the same was computed. Generation: 16 texts, 32 new tokens each, behind ten vectors."""
+that the same was computed. Generation: 16 texts, 32 new tokens each, behind ten vectors. Few-shot: 8 reviews behind
+the same 16 labelled ones, the log-probability of both labels, against a padded call of the model on each whole text."""
 
 import argparse
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from softprompt_nb.data import Example, collate
 from softprompt_nb.engine.forward import prompted_loss
-from softprompt_nb.engine.inference import generate
+from softprompt_nb.engine.inference import generate, score_options
 from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.many import kept_for_backward
@@ -32,12 +33,13 @@ def plurals(folder):
     return [Example(f"Input: {row['input']}\nOutput:", f" {row['output']}") for row in list(rows.values())[:16]]
 
 
-def reviews(folder):
-    lines = (folder / "fewshot_classification_rlprompt" / "sst-2" / "test.tsv").read_text().splitlines()[1:17]
-    words = (" negative", " positive")
-    return [
-        Example(f"Review: {line.split(chr(9))[0]}\nSentiment:", words[int(line.split(chr(9))[1])]) for line in lines
-    ]
+LABELS = (" negative", " positive")
+
+
+def reviews(folder, first=0, count=16):
+    lines = (folder / "fewshot_classification_rlprompt" / "sst-2" / "test.tsv").read_text().splitlines()[1:]
+    pairs = [line.split("\t") for line in lines[first : first + count]]
+    return [Example(f"Review: {text}\nSentiment:", LABELS[int(label)]) for text, label in pairs]
 
 
 def solutions(folder):
@@ -122,6 +124,36 @@ def generation_row(lm, name, examples, repeats, device, new=32):
     return row
 
 
+def shots_row(lm, folder, repeats, device):
+    "A row of the table of few-shot scoring: seconds for the labels of eight texts."
+    shown = "".join(f"{example.input}{example.target}\n\n" for example in reviews(folder))
+    texts = [shown + example.input for example in reviews(folder, first=16, count=8)]
+    side, lm.tokenizer.padding_side = lm.tokenizer.padding_side, "left"
+    batch = lm.tokenizer(texts, return_tensors="pt", padding=True).to(lm.device)
+    lm.tokenizer.padding_side = side
+    words = [lm.tokenizer(label, add_special_tokens=False)["input_ids"] for label in LABELS]
+    if any(len(ids) != 1 for ids in words):
+        raise ValueError("The plain side takes both labels from one pass, so each must be one token.")
+    positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
+
+    def ours():
+        return score_options(lm, None, texts, list(LABELS), end=False)
+
+    def theirs():
+        logits = lm.model(**batch, position_ids=positions, logits_to_keep=1, use_cache=False).logits[:, -1]
+        return logits.log_softmax(-1)[:, [ids[0] for ids in words]]
+
+    steps = dict(ours=ours, plain=theirs)
+    with torch.no_grad():
+        difference = (ours().to(lm.device) - theirs()).abs().max().item()
+        runs = [{key: clock(step, device) for key, step in steps.items()} for _ in range(repeats)]
+    row = dict(model=lm.name, rows="16 shots", texts=len(texts), T=batch.input_ids.shape[1], difference=difference)
+    for key in steps:
+        row[f"{key}_s"] = round(statistics.median(run[key][0] for run in runs), 2)
+    row["times_plain"], row["range"] = ratio(runs, "plain", "ours")
+    return row
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", nargs="+", default=MODELS)
@@ -148,6 +180,8 @@ def main():
                 rows.append(step_row(lm, name, examples, n, args.repeats, args.device))
                 print(json.dumps(rows[-1]), flush=True)
         rows.append(generation_row(lm, "sst-2", reviews(args.data), args.repeats, args.device))
+        print(json.dumps(rows[-1]), flush=True)
+        rows.append(shots_row(lm, args.data, args.repeats, args.device))
         print(json.dumps(rows[-1]), flush=True)
     if args.save and rows:
         save("real", rows, args.device, torch.float32, args.repeats)
