@@ -12,12 +12,13 @@ from softprompt_nb.evaluation.distance.capacity import (
     tokens_right,
 )
 from softprompt_nb.experiments.runs import RunStore
+from softprompt_nb.lm import FrozenLM
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.pool import Pool
 
 import pytest
 import torch
-from families import tiny
+from families import reconfigured, tiny, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -97,3 +98,15 @@ def test_training_stops_as_soon_as_every_token_is_right():
 def test_bad_input(bad, says):
     with pytest.raises(ValueError, match=says):
         capacity(lm_of(), **(RUN | bad))
+
+
+def test_a_store_keeps_models_apart_by_configuration_and_by_beginning(tmp_path):
+    lm = tiny("llama")
+    begun = FrozenLM(lm.model, tokenizer(True), name=lm.name)
+    others = [lm, reconfigured(lm, rms_norm_eps=0.5), begun]
+    assert len({other.fingerprint for other in others}) == 1
+    run = RUN | dict(texts=TEXTS, targets=1, steps=5)
+    for i, other in enumerate(others):
+        found = capacity(other, store=tmp_path, **run)
+        assert len(RunStore(tmp_path)) == 2 * (i + 1)
+        assert found.table.equals(capacity(other, **run).table)

@@ -272,3 +272,18 @@ def test_scores_do_not_count_an_end(lm):
     "The words of a trained prompt are scored as it was trained: without what would end them."
     scores = score_options(lm, None, ["a b"], [" negative", " positive"], end=False)
     assert C._bare_scores(lm, ("a b",), (" negative", " positive")).tolist() == scores.tolist()
+
+
+@pytest.mark.parametrize("gone", [[("trec", 1), ("trec", 2)], [("sst-2", 0), ("trec", 0)]])
+def test_a_pilot_without_some_of_its_runs_chooses_no_rate(gone):
+    cells = {("sst-2", 0): 0.9, ("sst-2", 1): 0.8, ("sst-2", 2): 0.7}
+    cells |= {("trec", 0): 0.5, ("trec", 1): 0.45, ("trec", 2): 0.4}
+    rows = [dict(model="m", way="soft", texts=t, choice=i, valid_accuracy=v, seed=13) for (t, i), v in cells.items()]
+    pilot = pd.DataFrame(rows)
+    configs = [C.ClassifyConfig("m", "sst-2", "soft", choice=i) for i in range(3)]
+    assert [config.choice for config in C.with_chosen_rates(configs, pilot)] == [0]
+    there = [cell not in gone for cell in cells]
+    with pytest.raises(ValueError, match="lacks 2 runs"):
+        C.with_chosen_rates(configs, pilot[there])
+    with pytest.raises(ValueError, match="lacks 2 runs"):  # a run that ended with no number
+        C.with_chosen_rates(configs, pilot.assign(valid_accuracy=pilot.valid_accuracy.where(there)))

@@ -167,3 +167,25 @@ def test_nearest_tokens_stand_beside_those_of_the_start():
     assert "same" not in nearest_tokens(lm, prompt, 1)
     with pytest.raises(ValueError, match="before its tuning"):
         nearest_tokens(lm, prompt, 1, start=start.vectors[:2])
+
+
+def test_states_replace_what_is_read_alone_in_a_target_of_one_token():
+    lm = lm_of("gpt2")
+    torch.manual_seed(0)
+    states = 3 * torch.randn(1, 1, lm.d_model, dtype=torch.float64)
+    ids, _ = TargetText("{}").encode(lm, 1)
+    assert len(ids) == 1
+    new = []
+    for _ in range(12):  # whole passes without a cache, the states at the first place alone
+
+        def make(i):
+            def hook(module, args, output):
+                hidden = (output[0] if isinstance(output, tuple) else output).clone()
+                hidden[:, :1] = states
+                return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+            return hook if i == 1 else lambda *given: None
+
+        with torch.no_grad(), hooked(decoder_layers(lm), make):
+            new.append(lm.model(torch.tensor([ids + new]), use_cache=False).logits[0, -1].argmax().item())
+    assert patched(lm, states, [2], TargetText("{}"), 12) == [lm.tokenizer.decode(new)]

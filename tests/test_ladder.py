@@ -10,6 +10,7 @@ from softprompt_nb.data import Encoded, Example
 from softprompt_nb.engine.inference import loss_on, target_logprobs
 from softprompt_nb.evaluation.distance.capabilities import (
     Capability,
+    chess,
     from_examples,
     plain_text,
     repetition,
@@ -21,6 +22,7 @@ from softprompt_nb.evaluation.distance.protocol import ProtocolStudy, stability,
 from softprompt_nb.evaluation.distance.rungs import place_in, start_of
 from softprompt_nb.experiments.runs import RunStore
 from softprompt_nb.files import read_tensors
+from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.pool import Pool
 from softprompt_nb.training.tuning import tune
@@ -427,3 +429,14 @@ def test_a_reconfigured_model_gets_its_own_rungs(tmp_path):
     assert same(second.nll, ladder(other, cap(), **small).nll)
     again = ladder(lm, cap(), store=tmp_path, **small)
     assert len(RunStore(tmp_path)) == 4 and same(again.nll, first.nll)
+
+
+def test_runs_are_in_the_ladders_own_unit_whatever_the_store_has(tmp_path):
+    lm = load_lm("lab-base-xs")
+    few = dict(seeds=1, steps=2, batch_size=2, train=4, valid=2, test=6, progress=False, store=tmp_path)
+    for per in ("token", "move"):
+        task = chess(per=per, plies=6)
+        found = ladder(lm, task, sizes=(0, 1), rates=(1.0,), **few)
+        assert found.runs.loss[0] == pytest.approx(found.table().loss[1], abs=1e-12)
+        study = subspace(lm, task, ks=(1,), rates=(1.0,), n=1, **few)
+        assert study.bare == pytest.approx(found.table().loss[0], abs=1e-12)

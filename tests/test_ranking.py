@@ -265,3 +265,21 @@ def test_configurations_of_the_lab_and_of_the_paper():
             FormatConfig(**change)
     with pytest.raises(ValueError, match="unknown form"):
         named_benchmark("lab:poem")
+
+
+@pytest.mark.parametrize("name", ["seed", "n"])
+def test_a_study_with_several_cells_of_a_kind_shows_none_of_them_alone(name):
+    def cell(value, right, way="soft"):
+        bits = np.zeros((1, 3, 10), bool)
+        bits[0, 0], bits[0, 1:, :right] = True, True
+        own = dict(model="m", benchmark="b", way=way, answers="true", n=10, seed=0, shots=3, steps=[80], bits=bits)
+        return own | {name: value}
+
+    study = FormatStudy({"m": "p"}, [cell(0, 9), cell(1, 1)])
+    with pytest.raises(ValueError, match=f"2 times .*{name} 1"):
+        study.grid("ACC")
+    one = FormatStudy({"m": "p"}, [cell(0, 9), cell(0, 9)])  # a model that is its own post-trained version
+    assert one.grid("ACC").loc["m", "b"] == 0.9
+    asked = FormatStudy({"m": "p"}, [cell(0, 9, "instruction"), cell(1, 9, "instruction")])
+    if name == "n":  # without a prompt, its length says nothing
+        assert asked.grid("ACC", "instruction").loc["m", "b"] == 0.9

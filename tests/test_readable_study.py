@@ -7,6 +7,8 @@ from itertools import product
 from softprompt_nb.data import Example
 from softprompt_nb.experiments.runs import RunStore, plain_config
 from softprompt_nb.experiments.sweep import sweep
+from softprompt_nb.lm import FrozenLM
+from softprompt_nb.load import load_lm
 from softprompt_nb.studies.readable import (
     SEARCHES,
     HardConfig,
@@ -26,6 +28,8 @@ from softprompt_nb.studies.readable import (
 import pandas as pd
 import pytest
 from families import tiny
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 SMALL = dict(budget=300, train=6, valid=6, test=6, judge="lab-base-xs", reader="lab-base-xs", model="lab-base-xs", n=3)
 
@@ -216,3 +220,24 @@ def test_the_study_on_gpt2_is_ready_to_run():
         assert config.budget == 10
         assert "gpt2" in config.model
         assert config.judge != config.model
+
+
+def test_a_word_with_its_space_is_no_piece_where_the_decoder_takes_the_space():
+    words = ["<unk>", "<eos>", *("\u2581" + word for word in "the cat sat on a mat".split()), "ing"]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.decoder = decoders.Metaspace()
+    tok = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", eos_token="<eos>", pad_token="<eos>")
+    lm = FrozenLM(tiny("llama").model, tok, name="spaces")
+    assert oddities(lm, range(2, 8))["pieces"] == 0
+    assert oddities(lm, [2, 8])["pieces"] == 0.5
+
+
+def test_every_method_is_judged_among_the_same_labels():
+    lm = load_lm("lab-base-xs")
+    train = [Example(f"say {i}:", " " + ("red", "blue")[i % 2]) for i in range(15)] + [Example("say 99:", " 1")]
+    valid = [Example(f"say {i}:", " " + ("red", "blue")[i % 2]) for i in range(20, 40)]
+    own = dict(data=tuple(train + valid), description="say a colour", distractors=("x",), budget=300)
+    for method in ("hand", "random search"):
+        found = HardConfig(method, **own).found(lm, train, valid)
+        assert sorted(found.record["labels"]) == [" 1", " blue", " red"]

@@ -403,23 +403,31 @@ def run_classification(
         left = [config for config in left if config not in group]
 
 # %% ../../nbs/studies/classification.ipynb #k025c
+def _best_rate(runs: pd.DataFrame, model: str, way: str) -> int:
+    "The number of the rate that is best on all draws of a pilot; ValueError where one of them lacks a rate."
+    rows = runs[(runs.model == model) & (runs.way == way) & runs.valid_accuracy.notna()]
+    if not len(rows):
+        raise ValueError(f"The pilot has no run of {model}, {way}: run one draw with all rates first.")
+    rates = range(len(SCALES if way == "soft" else PEFT_RATES))
+    table = rows.pivot_table("valid_accuracy", ["texts", "seed"], "choice").reindex(columns=rates)
+    lacking = [f"{texts}, seed {seed}, choice {i}" for texts, seed in table.index for i in rates]
+    lacking = [said for said, there in zip(lacking, table.notna().to_numpy().ravel()) if not there]
+    if lacking:
+        raise ValueError(
+            f"The pilot of {model}, {way} lacks {len(lacking)} runs, the first of {lacking[0]}: "
+            "rates compare on the same draws alone, so run each draw with all rates."
+        )
+    return int(table.mean().idxmax())
+
+
 def with_chosen_rates(
     configs: Sequence[ClassifyConfig],  # of any ways
     runs: pd.DataFrame,  # a row for each run of a pilot: a draw of a set with all rates, as `RunStore.table` gives it
 ) -> list[ClassifyConfig]:  # those without a rate, and of each trained way those at its rate
-    "One rate for each model and way: the best on the validation texts of a pilot; raises ValueError where it has none."
-    means = runs.groupby(["model", "way", "choice"], sort=True).valid_accuracy.mean()
-    kept = []
-    for config in configs:
-        if config.way in ("soft", "peft"):
-            if (config.model, config.way) not in means.index.droplevel("choice"):
-                raise ValueError(
-                    f"The pilot has no run of {config.model}, {config.way}: run one draw with all rates first."
-                )
-            if config.choice != means[config.model, config.way].idxmax():
-                continue
-        kept.append(config)
-    return kept
+    "One rate for each model and way: the best on a pilot's validation texts; raises ValueError where one lacks runs."
+    trained = dict.fromkeys((config.model, config.way) for config in configs if config.way in ("soft", "peft"))
+    best = {each: _best_rate(runs, *each) for each in trained}
+    return [config for config in configs if config.choice == best.get((config.model, config.way), config.choice)]
 
 # %% ../../nbs/studies/classification.ipynb #k027
 def chosen(

@@ -314,6 +314,9 @@ def load(
     return cls(pairs, cells)
 
 # %% ../../nbs/studies/format.ipynb #c016
+_MATTERS = {"soft": ("n", "seed"), "shots": ("shots", "seed")}  # to a way; to the others the seed alone
+
+
 @patch
 def cell(
     self: FormatStudy,
@@ -322,12 +325,19 @@ def cell(
     way: str,  # one of `WAYS`
     answers: str = "true",  # of way "soft"
 ) -> dict | None:
-    "A cell, or None where it is not done."
-    for found in self.cells:
-        same = (found["model"], found["benchmark"], found["way"]) == (model, benchmark, way)
-        if same and (way != "soft" or found["answers"] == answers):
-            return found
-    return None
+    "A cell, or None where it is not done; raises ValueError where several seeds, n or shots are."
+    found = {}
+    for each in self.cells:
+        same = (each["model"], each["benchmark"], each["way"]) == (model, benchmark, way)
+        if same and (way != "soft" or each["answers"] == answers):
+            found.setdefault(tuple((name, each[name]) for name in _MATTERS.get(way, ("seed",))), each)
+    if len(found) > 1:
+        several = "; ".join(", ".join(f"{name} {value}" for name, value in each) for each in found)
+        raise ValueError(
+            f"{model}, {benchmark}, {way} is there {len(found)} times ({several}): "
+            "make a FormatStudy of the cells of one of them."
+        )
+    return next(iter(found.values()), None)
 
 
 @patch

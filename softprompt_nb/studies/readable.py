@@ -61,6 +61,11 @@ def _first_tokens(lm: FrozenLM, examples: Sequence) -> set:
     return {row[0] for row in rows if row}
 
 
+def _has_space(lm: FrozenLM, token: int) -> bool:
+    "Does a token write SentencePiece's mark of a space in front, which decoders take off the first token?"
+    return (lm.tokenizer.convert_ids_to_tokens(token) or "").startswith("\N{LOWER ONE EIGHTH BLOCK}")
+
+
 def oddities(
     lm: FrozenLM,  # whose tokenizer
     ids: Sequence[int],  # a prompt's tokens
@@ -78,7 +83,7 @@ def oddities(
     counts = dict(
         commonest=max(map(ids.count, ids)),
         special=sum(token in special for token in ids),
-        pieces=sum(text[:1].isalnum() for text in texts),
+        pieces=sum(text[:1].isalnum() and not _has_space(lm, token) for text, token in zip(texts, ids)),
         answers=sum(token in answers for token in ids),
     )
     return {name: count / len(ids) for name, count in counts.items()}
@@ -193,11 +198,13 @@ def found(
     valid: Sequence,  # items to choose on
 ) -> HardPrompt:
     "The prompt that the search ends with."
+    items = [*train, *valid]
+    measure = self._measure(items)
     if self.method == "hand":
         description, _ = self.descriptions()
-        return written(
-            lm, description + "\n", valid, fluency=self.fluency, at=self.at, measure=self._measure([*train, *valid])
-        )
+        labels = sorted({item.target for item in items}) if measure == "labels" else None  # those of the searches
+        judged = dict(measure=measure, labels=labels)
+        return written(lm, description + "\n", valid, fluency=self.fluency, at=self.at, **judged)
     search, defaults = SEARCHES[self.method]
     given = dict(
         n=self.n,
@@ -206,7 +213,7 @@ def found(
         seed=self.seed,
         budget=self.budget,
         at=self.at,
-        measure=self._measure([*train, *valid]),
+        measure=measure,
     )
     return search(lm, train, **(defaults | given | self.settings))
 

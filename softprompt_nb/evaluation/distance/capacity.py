@@ -94,7 +94,7 @@ class _UntilRight(Callback):
 class Cram:
     "A target that is put into a prompt, by everything that decides it."
 
-    model: str  # name and embedding fingerprint
+    model: str  # name, weights, configuration and number format
     tokens: tuple  # the longest target
     n: int  # vectors
     seed: int  # of the start
@@ -103,6 +103,7 @@ class Cram:
     how: str  # how vectors start
     check: int  # steps between looks at whether it is held
     version: int = 1
+    lead: tuple = field(default=(), metadata=dict(later=True))  # tokens that begin every text
     lm: FrozenLM | None = field(default=None, compare=False, repr=False)
 
     def tuning(
@@ -258,12 +259,12 @@ def capacity(
 
     Raises ValueError for too few texts, RuntimeError for a target that fails."""
     n, cap, targets = whole_number(n, "n", 1), whole_number(cap, "cap", 2), whole_number(targets, "targets", 1)
-    model = f"{lm.name} {lm.fingerprint} {str(lm.dtype)[6:]}"
+    model, lead = f"{lm.name} {lm.identity.key}", tuple(lm.beginning)
     crams, rows, attempts = [], [], []
     for kind, found in _targets(lm, texts, cap, targets).items():
         for number, tokens in enumerate(found):
             for seed in as_seeds(seeds):
-                crams.append(Cram(model, tokens, n, seed, steps, lr, how, check, lm=lm))
+                crams.append(Cram(model, tokens, n, seed, steps, lr, how, check, lead=lead, lm=lm))
                 rows.append(dict(kind=kind, number=number, seed=seed))
     with open_store(store) as kept:
         together = lanes_worth_sharing([cram.tuning(_Lane(cram).vectors, cap) for cram in crams])

@@ -110,11 +110,12 @@ def _rungs(side: _Side, climb: _Climb, sizes: Sequence[int]) -> list[tuple]:
     return found
 
 
-def _row(n: int, seed: int | None, rate: float | None, rung: Rung, record: Record) -> dict:
+def _row(side: _Side, n: int, seed: int | None, rate: float | None, rung: Rung, record: Record) -> dict:
     "A run, as it stands in `Ladder.runs`."
     metrics, environment = record.metrics, record.environment
-    row = dict(n=n, seed=seed, rate=rate, lr=rung.lr)
-    for name in ("loss", "valid", "outcome", "jumps", "steps", "step", "norm"):
+    loss = float(record.arrays["nll"].sum() / side.plan.units.sum())  # the record's own may be in another unit
+    row = dict(n=n, seed=seed, rate=rate, lr=rung.lr, loss=loss)
+    for name in ("valid", "outcome", "jumps", "steps", "step", "norm"):
         row[name] = metrics.get(name)
     seconds = environment["seconds"] / environment["together"]
     return row | dict(seconds=seconds, id=record.id)
@@ -125,7 +126,7 @@ def _climb_sizes(sides: Sequence[_Side], climb: _Climb, sizes: Sequence[int]) ->
     todo = [each for side in sides for each in _rungs(side, climb, sizes)]
     records = sides[0].plan.run([rung for *_, rung in todo], "ladder")
     for (side, n, seed, rate, rung), record in zip(todo, records):
-        side.rows.append(_row(n, seed, rate, rung, record))
+        side.rows.append(_row(side, n, seed, rate, rung, record))
         for place in [(n, seed)] if n else [(0, each) for each in side.plan.seeds]:
             if place not in side.best or _valid(record) < _valid(side.best[place][0]):
                 side.best[place] = record, rung

@@ -15,7 +15,7 @@ from typing import Any
 from ...conditional import SubspacePrompt
 from .capabilities import Capability
 from .rungs import Plan, Rung, as_seeds, fixed_rows, open_store, run_settings, start_of
-from ...experiments.runs import RunStore
+from ...experiments.runs import Record, RunStore
 from ...lm import FrozenLM
 from ...measure import over_runs
 from ...patching import patch
@@ -154,6 +154,11 @@ def plot(
 COLUMNS = ("loss", "valid", "outcome", "jumps", "norm")  # of a tuning's metrics
 
 
+def _loss(plan: Plan, record: Record) -> float:
+    "Mean loss of a run in the plan's own unit: a store's record may have been made in another."
+    return float(record.arrays["nll"].sum() / plan.units.sum())
+
+
 def _run_all(plan: Plan, varied: list[tuple[dict, Rung]]) -> tuple[pd.DataFrame, float]:
     "A row for each tuning, and the loss without a prompt."
     rungs = [rung for _, rung in varied]
@@ -161,8 +166,8 @@ def _run_all(plan: Plan, varied: list[tuple[dict, Rung]]) -> tuple[pd.DataFrame,
     rows = []
     for (setting, _), record in zip(varied, records):
         row = {name: record.metrics.get(name) for name in COLUMNS}
-        rows.append(setting | row)
-    return pd.DataFrame(rows), bare.metrics["loss"]
+        rows.append(setting | row | dict(loss=_loss(plan, record)))
+    return pd.DataFrame(rows), _loss(plan, bare)
 
 
 def _study(

@@ -78,19 +78,19 @@ def _put(hidden: torch.Tensor, rows: torch.Tensor, start: int, states: torch.Ten
     return hidden
 
 
-def _patcher(levels: torch.Tensor, states: torch.Tensor, start: int, length: int) -> Callable:
-    "From a layer's number to a hook that replaces the states of its rows while the target text is read."
+def _patcher(levels: torch.Tensor, states: torch.Tensor, start: int) -> Callable:
+    "From a layer's number to a hook that replaces the states of its rows in its first pass, which reads the target."
 
     def make(i):
         rows = (levels == i + 1).nonzero()[:, 0]
+        due = len(rows) > 0
 
         def hook(module, args, output):
-            hidden = hidden_of(output)
-            nobody = not len(rows)
-            writing = hidden.shape[1] != length
-            if nobody or writing:
+            nonlocal due
+            if not due:
                 return None
-            hidden = _put(hidden, rows, start, states[rows])
+            due = False  # what is written comes one token a pass, and a target may be one token too
+            hidden = _put(hidden_of(output), rows, start, states[rows])
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
         return hook
@@ -112,7 +112,7 @@ def patched(
     at_embeddings = (levels == 0).nonzero()[:, 0]
     inputs = lm.embed_ids(ids).expand(len(states), -1, -1)
     inputs = _put(inputs, at_embeddings, start, states[levels == 0])
-    with hooked(decoder_layers(lm), _patcher(levels, states, start, len(ids))):
+    with hooked(decoder_layers(lm), _patcher(levels, states, start)):
         new = with_settings(lm.model).generate(
             inputs_embeds=inputs,
             attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=lm.device),
