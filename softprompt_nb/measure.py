@@ -151,13 +151,17 @@ def mean(
     )
 
 # %% ../nbs/measure.ipynb #c011b
+_FEW = 5  # units; a bootstrap of fewer is far too sure of itself
+
+
 def _strata(group_of: np.ndarray, units: np.ndarray) -> list[list[np.ndarray]]:
-    "Positions of each unit's items, the units of the same groups together."
+    "Positions of each unit's items, the units of the same groups together, or all of them where those are few."
     strata = {}
     for unit in np.unique(units):
         positions = np.flatnonzero(units == unit)
         strata.setdefault(tuple(np.unique(group_of[positions])), []).append(positions)
-    return [strata[groups] for groups in sorted(strata)]
+    found = [strata[groups] for groups in sorted(strata)]
+    return found if min(map(len, found)) >= _FEW else [sum(found, [])]
 
 
 def resamples(
@@ -166,7 +170,9 @@ def resamples(
     seed: int = 0,  # of the samples
     units: Sequence | None = None,  # unit of each item: items of one unit are drawn together; None: each is its own
 ) -> Iterator[np.ndarray]:  # positions of the items, an array for each sample
-    "Bootstrap samples within groups (Efron & Tibshirani 1993), one after another."
+    """Bootstrap samples within groups (Efron & Tibshirani 1993), one after another.
+
+    Units are drawn among those of the same groups; among all units where some of these are fewer than five."""
     rng = np.random.default_rng(seed)
     group_of = np.asarray(groups)
     members = [np.flatnonzero(group_of == group) for group in np.unique(groups)]

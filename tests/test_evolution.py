@@ -286,3 +286,14 @@ def test_rows_of_one_unit_are_drawn_together():
     assert units.high - units.low == pytest.approx(own.high - own.low, rel=0.15)
     with pytest.raises(ValueError, match="3 units"):
         rank_correlation(many[many.u < 3], "x", "y", unit="u")
+
+
+def test_units_alone_with_their_groups_are_drawn_all_the_same():
+    rng = np.random.default_rng(0)
+    t = pd.DataFrame([dict(u=u, x=rng.normal(), y=rng.normal()) for u in range(8) for _ in range(6)])
+    own = rank_correlation(t, "x", "y", by="u", unit="u", draws=200)
+    assert own.n == 8 and own.low < own.value < own.high, "each start is a group of its own"
+    crossed = pd.concat([t.assign(g=g) for g in range(4)])
+    whole = rank_correlation(crossed, "x", "y", by="g", unit="u", draws=200)
+    missing = rank_correlation(crossed[crossed.g != crossed.u % 4], "x", "y", by="g", unit="u", draws=200)
+    assert missing.high - missing.low > 0.5 * (whole.high - whole.low), "one cell missing of each unit"
