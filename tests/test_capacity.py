@@ -4,6 +4,7 @@ import math
 
 from softprompt_nb.engine.decoding import continue_rows
 from softprompt_nb.evaluation.distance.capacity import (
+    Capacity,
     Cram,
     capacity,
     given_back,
@@ -16,6 +17,7 @@ from softprompt_nb.lm import FrozenLM
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.pool import Pool
 
+import pandas as pd
 import pytest
 import torch
 from families import reconfigured, tiny, tokenizer
@@ -110,3 +112,12 @@ def test_a_store_keeps_models_apart_by_configuration_and_by_beginning(tmp_path):
         found = capacity(other, store=tmp_path, **run)
         assert len(RunStore(tmp_path)) == 2 * (i + 1)
         assert found.table.equals(capacity(other, **run).table)
+
+
+def test_seeds_of_one_target_are_not_targets():
+    rows = [dict(kind="text", number=i, seed=s, tokens=10.0 * i + s, bits=1.0) for i in range(1, 4) for s in range(5)]
+    shown = Capacity("made up", 1, 64, pd.DataFrame(rows), pd.DataFrame())
+    held = shown.held()
+    half = 4.303 * 10 / 3**0.5  # Student's over the means 12, 22, 32
+    assert held == 22 and held.n == 3 and held.low == pytest.approx(22 - half) and held.high == pytest.approx(22 + half)
+    assert "3 targets" in repr(shown)

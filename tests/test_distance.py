@@ -346,3 +346,14 @@ def test_a_ladder_can_be_copied_and_its_draws_are_its_own():
 def test_bad_input(bad, says):
     with pytest.raises(ValueError, match=says):
         bad()
+
+
+def test_a_size_without_a_loss_is_passed_over_and_said():
+    given = Ladder.from_losses({0: 3.0, 1: 2.0, 4: float("nan"), 16: 1.0, 64: 0.99})
+    without = Ladder.from_losses({0: 3.0, 1: 2.0, 16: 1.0, 64: 0.99})
+    for read in (lambda lad: lad.distance(1.5), lambda lad: lad.share(0.9), lambda lad: lad.saturation(), Ladder.gap):
+        assert read(given) == read(without)
+    assert given.saturation(reading="settled") == 16 and given.area(raw=False).value > 0
+    assert any("no loss (NaN) at 4 vectors" in sign for sign in given.notices()) and given.rises().empty
+    last = Ladder.from_losses({1: 2.0, 4: 1.0, 16: float("nan")})
+    assert any("the last step, 1 to 4 vectors" in sign for sign in last.notices())

@@ -21,7 +21,7 @@ from softprompt_nb.evaluation.distance.capabilities import (
 from softprompt_nb.evaluation.distance.controls import controlled, reads_itself, with_targets
 from softprompt_nb.evaluation.distance.excess import ControlledLadder
 from softprompt_nb.evaluation.distance.ladder import ladder
-from softprompt_nb.evaluation.distance.measures import Ladder
+from softprompt_nb.evaluation.distance.measures import Ladder, reached
 from softprompt_nb.evaluation.distance.pgn import read_movetext, read_pgn
 from softprompt_nb.load import load_lm
 
@@ -278,3 +278,26 @@ def test_annotated_games_are_read_as_python_chess_reads_them(tmp_path):
             board.push_uci(move)  # an error for an illegal move
     rows = chess(games=games * 20, conditioned=True).make(lm_of("lab-base-s"), "train", 3)
     assert all(row.condition == (0.25, 0.4) for row in rows)
+
+
+def test_where_the_control_is_never_there_each_draw_has_its_own_room():
+    rng = np.random.default_rng(0)
+    sizes, units = (0, 1, 4, 16), np.ones(40)
+    own = np.array([3.0, 1.05, 1.04, 1.0])[None, :, None] + np.zeros((1, 4, 40))
+    own[0, 1] += rng.normal(0, 0.25, 40)
+    own[0, 1] += 1.045 - own[0, 1].mean()  # one vector is just enough, in the mean
+    control = Ladder("b", "m", sizes, np.full((1, 4, 40), 2.0), units)
+    made = ControlledLadder("a", "m", sizes, own, units, control=control)
+    found = made.excess()
+    mine, _ = made.pairs
+    at = reached(sizes, mine, mine.min(1) + made.eps)
+    assert at[0] == 1 and 0.2 < (at[1:] > 1).mean() < 0.8
+    assert found.vectors.beyond == (16 - at[1:]).min() < 15 and found.vectors.support == (at[1:] == 1).mean()
+
+
+def test_a_size_that_one_of_two_ladders_lacks_counts_in_neither():
+    units = np.ones(1)
+    own = Ladder.from_losses({0: 3.0, 1: 2.0, 4: 1.0, 16: 1.0})
+    lacking = Ladder.from_losses({0: 4.0, 1: 3.0, 4: np.nan, 16: 1.0})
+    found = ControlledLadder("a", "m", own.sizes, own.nll, units, control=lacking).excess()
+    assert found.vectors == 0 and found.n == 16 and found.ahead == 0

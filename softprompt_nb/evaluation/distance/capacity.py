@@ -23,7 +23,7 @@ from .rungs import as_seeds, open_store
 from ...experiments.runs import Result, RunStore, Work
 from ...experiments.sweep import sweep
 from ...lm import FrozenLM
-from ...measure import Measured, mean
+from ...measure import Measured, over_runs, plural
 from ...patching import patch
 from ...prompts import SoftPrompt
 from ...training.callbacks import Callback, Watched
@@ -211,20 +211,23 @@ class Capacity:
         kind: str = "text",  # "text" or "random"
         what: str = "tokens",  # or "bits", "accuracy_beyond"
     ) -> Measured:
-        "Mean over the targets of a kind, with its interval; raises ValueError for a kind that there is not."
+        """Mean over the targets of a kind, the seeds of each averaged first, with Student's interval over targets.
+
+        Raises ValueError for a kind that there is not."""
         rows = self.table[self.table.kind == kind]
         if not len(rows):
             raise ValueError(f"kind={kind!r}: there are {', '.join(sorted(set(self.table.kind)))}.")
-        return mean(rows[what], seeds=sorted(set(rows.seed)))
+        return over_runs(rows.groupby("number")[what].mean(), seeds=sorted(set(rows.seed)))
 
     def __repr__(self) -> str:
         parts = []
         for kind in sorted(set(self.table.kind), reverse=True):
             tokens, bits = self.held(kind), self.held(kind, "bits")
             best = self.table[self.table.kind == kind].tokens.max()
+            interval = f" [{tokens.low:.1f}, {tokens.high:.1f}]" if tokens.n > 1 else ""
+            targets = f"{tokens.n} {plural(tokens.n, 'target')}"
             parts.append(
-                f"{tokens.value:.1f} [{tokens.low:.1f}, {tokens.high:.1f}] tokens of {kind} "
-                f"(most {best}, {tokens.n} targets, {bits.value:.0f} bits)"
+                f"{tokens.value:.1f}{interval} tokens of {kind} (most {best}, {targets}, {bits.value:.0f} bits)"
             )
         return f"Capacity of {self.n} on {self.model}, up to {self.cap} tokens: {'; '.join(parts)}"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from .controls import CONTROLS
 from .figures import plot_ladder
-from .measures import Ladder, Reading, reached
+from .measures import Ladder, Reading, envelope, reached
 from ...measure import Measured
 from ...patching import patch
 from ...plots import COLORS
@@ -67,14 +67,29 @@ class ControlledLadder(Ladder):
             )
 
     @property
+    def known(self) -> np.ndarray:
+        "(sizes,) of which sizes both ladders have a loss: one that is not a number (NaN) was not measured."
+        return ~np.isnan(self.mean) & ~np.isnan(self.control.mean)
+
+    @property
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        "Envelopes (1 + draws, sizes) of the ladder and of its control, the same items in each draw."
-        return self.curves(), self.control.curves()
+        "Envelopes (1 + draws, sizes) of the ladder and of its control, over the sizes that both know, items paired."
+        mine, theirs = (envelope(np.where(self.known, lad.curves(raw=True), np.nan)) for lad in (self, self.control))
+        return mine, theirs
 
 # %% ../../../nbs/evaluation/distance/excess.ipynb #ndc3b39c
 def _more(control: np.ndarray, own: np.ndarray) -> np.ndarray:
     "By how many vectors the control needs more; infinity where it is never there."
     return np.where(np.isinf(control), np.inf, control - own)
+
+
+def _beyond(more: np.ndarray, own: np.ndarray, largest: int) -> int:
+    """The excess that a control which is never there surely has: the least of the mean's and of the interval's low end.
+
+    A draw that needs more vectors itself leaves less room above them, whatever the mean has."""
+    room, open_ = largest - own, np.isinf(more[1:])
+    lowest = np.quantile(room[1:][open_], 0.025, method="nearest") if open_.any() else room[0]
+    return int(min(room[0], lowest))
 
 
 @patch
@@ -84,19 +99,22 @@ def excess(
 ) -> Excess:
     "How much nearer the capability is than its control; raises ValueError without a size above 0."
     eps = self.eps if eps is None else eps
-    if self.sizes[-1] < 1:
-        raise ValueError(f"sizes={self.sizes}: an excess needs a size above 0.")
+    largest = max([n for n, known in zip(self.sizes, self.known) if known], default=0)
+    if largest < 1:
+        raise ValueError(f"sizes={self.sizes}: an excess needs a size above 0, with a loss that is a number.")
     mine, theirs = self.pairs
-    level = mine.min(1) + eps
+    level = mine[:, -1] + eps
     own = reached(self.sizes, mine, level)
     more = _more(reached(self.sizes, theirs, level), own)
-    prompted = [i for i, n in enumerate(self.sizes) if n > 0]
+    prompted = [i for i, n in enumerate(self.sizes) if n > 0 and self.known[i]]
     i = next(i for i in prompted if mine[0, i] <= level[0])
     size = self.sizes[i]
     ahead = theirs - mine
     bare = ahead[:, 0] if self.sizes[0] == 0 else np.full(len(ahead), np.nan)
     vectors = self.as_size(more, f"excess over {CONTROLS[self.kind]}, eps {eps:g}")
-    vectors = replace(vectors, beyond=int(self.sizes[-1] - own[0]))
+    same = (more[1:] == more[0]) & (own[1:] == own[0])
+    support = float(same.mean()) if len(same) else math.nan
+    vectors = replace(vectors, beyond=_beyond(more, own, largest), support=support)
     return Excess(
         vectors,
         self.measured(ahead[:, i] / (size * math.log(2))),
@@ -137,4 +155,5 @@ def plot(
 def _repr_markdown_(self: ControlledLadder) -> str:
     "What is shown in a notebook: the ladder, its control and the excess."
     lines = [Ladder._repr_markdown_(self), "", f"* {self.excess()!r}"]
+    lines += [f"* control: {sign}" for sign in self.control.not_measured()]
     return "\n".join(lines)

@@ -28,8 +28,8 @@ EPS = 0.05  # nats: the default gain that counts as none
 def envelope(
     losses: np.ndarray,  # (..., sizes)
 ) -> np.ndarray:  # (..., sizes)
-    "The least loss of each size and all below it."
-    return np.minimum.accumulate(losses, -1)
+    "The least loss of each size and all below it; one that is not a number (NaN) was not measured, and is passed over."
+    return np.fmin.accumulate(losses, -1)
 
 
 def _first(hits, sizes):
@@ -119,7 +119,7 @@ def gap_threshold(
 ) -> np.ndarray:  # (...), nats
     "The loss at which a share of each curve's gap is closed; NaN, which no loss is below, where there is no gap."
     bare = losses[..., 0]
-    low = losses.min(-1)
+    low = np.fmin.reduce(losses, -1)  # of those that are numbers
     if floor is not None:
         low = np.minimum(floor, bare)
     gap = bare - low
@@ -319,8 +319,10 @@ def saturation(
     Raises ValueError for an unknown reading, or fewer than two sizes above 0."""
     eps = self.eps if eps is None else eps
     start = self._prompted()
-    curves = self.curves(raw)[:, start:]
-    sizes = _flat_by(reading, self.sizes[start:], curves, eps, lowest)
+    known = start + np.flatnonzero(~np.isnan(self.mean[start:]))  # a size that was not measured is no rung
+    sizes = np.full(1, math.nan)
+    if len(known) > 1:
+        sizes = _flat_by(reading, [self.sizes[i] for i in known], self.curves(raw)[:, known], eps, lowest)
     return self.as_size(sizes, f"saturation, {reading} reading, eps {eps:g}")
 
 
@@ -359,7 +361,7 @@ def share(
 def gap(self: Ladder) -> Measured:
     "Loss of no prompt minus the least loss of any, nats."
     curves = self.curves(raw=True)
-    return self.measured(curves[:, 0] - curves.min(1))
+    return self.measured(curves[:, 0] - np.fmin.reduce(curves, 1))
 
 
 @patch
@@ -431,7 +433,7 @@ def _p_value(self: Ladder, before: int, after: int, eps: float) -> float:
 @patch
 def _best_rungs(self: Ladder) -> list[int]:
     "Which rung the envelope takes at each size."
-    losses = self.mean
+    losses = np.where(np.isnan(self.mean), np.inf, self.mean)
     rungs = range(len(losses))
     return [int(np.argmin(losses[: i + 1])) for i in rungs]
 
@@ -569,7 +571,7 @@ def rises(self: Ladder) -> pd.DataFrame:
     "Steps on which the raw loss rises, and the p-value of that."
     rows = []
     for i, rise in enumerate(np.diff(self.mean)):
-        if rise <= 0:
+        if not rise > 0:  # nor where it is not known
             continue
         row = {
             "from": self.sizes[i],
@@ -595,6 +597,15 @@ def _doubts(self: Ladder, eps: float) -> Iterator[str]:
 
 
 @patch
+def not_measured(self: Ladder) -> list[str]:
+    "Sentences about sizes whose loss is not a number."
+    missing = [str(n) for n, loss in zip(self.sizes, self.mean) if math.isnan(loss)]
+    if not missing:
+        return []
+    return [f"no loss (NaN) at {', '.join(missing)} vectors: passed over, so every reading is of the other sizes"]
+
+
+@patch
 def _failures(self: Ladder) -> Iterator[str]:
     "Sentences about tunings that jumped or ended badly."
     if self.runs is None or not len(self.runs):
@@ -617,9 +628,11 @@ def notices(
     eps = self.eps if eps is None else eps
     self._prompted()
     signs = []
-    before, end = envelope(self.mean)[-2:]
+    measured = [(n, loss) for n, loss in zip(self.sizes, self.mean) if not math.isnan(loss)]
+    sizes, losses = zip(*([(0, math.nan)] * 2 + measured))
+    before, end = envelope(np.array(losses))[-2:]
     if before - end > eps and end > eps:  # a loss of at most eps cannot fall by more
-        step = f"{self.sizes[-2]} to {self.sizes[-1]} vectors"
+        step = f"{sizes[-2]} to {sizes[-1]} vectors"
         signs.append(f"not saturated: the last step, {step}, still gains {before - end:.3g} nats")
     for size, above, rise, p_value in self.rises().itertuples(index=False):
         if rise <= 0.001:
@@ -627,7 +640,7 @@ def notices(
         step = f"from {size} to {above} vectors"
         chance = "" if math.isnan(p_value) else f" (p = {p_value:.2g})"
         signs.append(f"the raw loss rises by {rise:.3g} nats {step}{chance}: training, not capability")
-    signs += self._failures()
+    signs += [*self.not_measured(), *self._failures()]
     if len(self.seeds) > 1:
         signs += self._doubts(eps)
     return signs
