@@ -75,6 +75,13 @@ def _sample(weight: torch.Tensor) -> torch.Tensor:
     return flat.float().cpu()
 
 
+def _codes(weight: torch.Tensor) -> bytes:
+    "Some bytes of a weight that is kept as codes; none of one that does not show them."
+    if type(weight.data) is not torch.Tensor:
+        return b""
+    return _sample(weight.reshape(-1).view(torch.uint8)).to(torch.uint8).numpy().tobytes()
+
+
 def _sums(numbers: torch.Tensor) -> list[float]:
     "Four sums with signs in units of the norm, and the norm's logarithm."
     numbers = numbers.double()
@@ -197,7 +204,8 @@ class Identity:
         unequal_weights = f"the embedding table is the same and other weights are not ({other.weights}, {self.weights})"
         tolerance = _tolerance(self, other)
         if tolerance is None:
-            same_weights = "quantized" in (self.format, other.format) or self.weights == other.weights
+            one_is_quantized = (self.format == "quantized") != (other.format == "quantized")  # nothing to compare then
+            same_weights = one_is_quantized or self.weights == other.weights
             return unequal_table if self.table != other.table else "" if same_weights else unequal_weights
         if len(self.sums) != len(other.sums):
             return "another number of layers"
@@ -263,6 +271,7 @@ def identity_of(
     sums: dict[int, list[list]] = {}
     for layer, _, weight in weights:
         if not _is_plain(weight):
+            digest.update(f"{weight.dtype}{tuple(weight.shape)}".encode() + _codes(weight))
             continue
         numbers = _sample(weight)
         digest.update(f"{tuple(weight.shape)}".encode())

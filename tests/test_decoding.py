@@ -13,11 +13,11 @@ from softprompt_nb.prompts import SoftPrompt
 
 import pytest
 import torch
-from families import NEWER, WINDOWED, tiny
+from families import NEWER, WINDOWED, tiny, tokenizer
 from hypothesis import example as given_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, CTRLConfig, GenerationConfig
 
 DOUBLE = torch.float64
 WORDS = "abcdefghij klmnop"
@@ -354,3 +354,25 @@ def test_a_step_without_numbers_is_refused_where_rows_are_decoded_whole(monkeypa
     broken = SoftPrompt(torch.full((3, lm.d_model), torch.nan))
     with pytest.raises(ValueError, match="NaN.*diverged"):
         generate(lm, broken, ["the cat"], max_new_tokens=4)
+
+
+def test_a_model_that_scales_its_embeddings_in_place_says_what_it_says_token_by_token():
+    torch.manual_seed(0)
+    config = CTRLConfig(vocab_size=120, n_embd=32, n_layer=3, n_head=4, dff=48, n_positions=128, eos_token_id=1)
+    model = AutoModelForCausalLM.from_config(config, dtype=DOUBLE)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(4)
+    lm = FrozenLM(model, tokenizer(), name="ctrl")
+    texts = [text_of(9, seed) for seed in range(12)]
+    right = []
+    for text in texts:
+        ids = lm.token_ids(text)
+        new = []
+        for _ in range(6):
+            new.append(int(model(torch.tensor([ids + new]), use_cache=False).logits[0, -1].argmax()))
+            if new[-1] == 1:
+                break
+        right.append(lm.tokenizer.decode(new, skip_special_tokens=True))
+    assert generate(lm, None, texts, 6) == right

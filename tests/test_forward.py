@@ -14,17 +14,20 @@ from softprompt_nb.engine.forward import (
     prompted_losses,
     target_logits,
 )
+from softprompt_nb.engine.inference import target_logprobs
 from softprompt_nb.engine.packing import pack, pack_tree
 from softprompt_nb.engine.sharing import Shared, find_shared, groups
 from softprompt_nb.lm import FrozenLM
 from softprompt_nb.load import load_lm
+from softprompt_nb.prompts import SoftPrompt
 
 import pytest
 import torch
 import torch.nn.functional as F
-from families import FAMILIES, LAB, MORE, tiny
+from families import FAMILIES, LAB, MORE, tiny, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, Lfm2Config
 
 LMS = [*FAMILIES, *LAB]
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is")]
@@ -577,3 +580,50 @@ def test_compiled_layers_give_the_same_loss_and_gradient(layout):
     with pytest.raises(ValueError, match="choose the one"):
         FrozenLM(plain.model, plain.tokenizer, "both", compile=True, checkpointing=True)
     torch.compiler.reset()
+
+
+def hybrid():
+    "Convolutions between layers of attention: what a token reads hangs on the slots in front of it."
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=120, hidden_size=32, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48)
+    kinds = ["conv", "full_attention"] * 2
+    config = Lfm2Config(**sizes, num_hidden_layers=4, layer_types=kinds, block_auto_adjust_ff_dim=False)
+    config.eos_token_id = 1
+    model = AutoModelForCausalLM.from_config(config, dtype=DOUBLE)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(4)
+    return FrozenLM(model, tokenizer(), name="hybrid")
+
+
+EVEN = [Example("abc", " de"), Example("abd", " ef"), Example("xyz", " qr"), Example("hot", " co")]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not give the same logits")
+@pytest.mark.parametrize(
+    ("before", "rows"),
+    [
+        ([Example("abc", " de")], EVEN),
+        ([Example("abc", " de")] * 2, EVEN),
+        ([Example("abc", " d"), Example("abc", " e")], EVEN),
+        ([Example("abcdef", " d"), Example("abc", " e")], [*EXAMPLES, Example("abd", " ef")]),
+    ],
+)
+@pytest.mark.parametrize("n_prompts", [1, 2])
+@torch.no_grad()
+def test_rows_that_part_nowhere_do_not_speak_for_rows_that_do(before, rows, n_prompts):
+    lm = hybrid()
+    prompts = [SoftPrompt.init(lm, 3, "gaussian", seed=seed) for seed in range(n_prompts)]
+    given = [prompts[i % n_prompts] for i in range(len(rows))]
+    right = []
+    for prompt, example in zip(given, rows):
+        (row,) = encode_at(lm, [example], "start", True)
+        embeds = torch.cat([prompt.vectors.to(DOUBLE), lm.embed_ids(row.ids)])
+        logprobs = lm.model(inputs_embeds=embeds[None], use_cache=False).logits[0].log_softmax(-1)
+        first = len(prompt) + row.n_input
+        own = torch.tensor(row.ids[row.n_input :])[:, None]
+        right.append(logprobs[first - 1 : -1].gather(1, own).sum())
+    target_logprobs(lm, [prompts[i % n_prompts] for i in range(len(before))], before)
+    ours = target_logprobs(lm, given, rows)[0]
+    torch.testing.assert_close(ours.double(), torch.stack(right), rtol=EXACT, atol=EXACT)

@@ -260,3 +260,41 @@ def test_a_real_model_is_itself_in_every_number_format(name):
         variant = changed(other, 0.01, lambda name: ".7.self_attn.q_proj" in name)
         assert "other weights" in lm.difference(dict(fingerprint=variant.fingerprint, identity=variant.identity.note))
         del other, variant
+
+
+class Coded(torch.nn.Module):
+    "A layer whose weights are integers and a scale."
+
+    def __init__(self, layer, most, kind):
+        super().__init__()
+        self.scale = layer.weight.abs().max().item() / most
+        codes = (layer.weight / self.scale).round() + (0 if kind == torch.int8 else most)
+        self.weight = torch.nn.Parameter(codes.to(kind), requires_grad=False)
+        self.zero = 0 if kind == torch.int8 else most
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, (self.weight.to(x) - self.zero) * self.scale)
+
+
+def coded(most=127, kind=torch.int8, change=0.0):
+    "A model with quantised layers; of another model where weights are changed first."
+    lm = tiny("llama")
+    for module in list(lm.model.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, torch.nn.Linear) and name != "lm_head":
+                with torch.no_grad():
+                    layer.weight.add_(change * layer.weight.flip(0))
+                setattr(module, name, Coded(layer, most, kind))
+    return FrozenLM(lm.model, lm.tokenizer, lm.name)
+
+
+def test_a_quantised_model_is_told_from_its_fine_tune_and_from_other_codes():
+    lm = coded()
+    prompt = SoftPrompt.init(lm, 4, seed=1)
+    assert coded().identity == lm.identity
+    loss_on(coded(), prompt, [Example("ab", " c")])
+    loss_on(tiny("llama"), prompt, [Example("ab", " c")])  # codes and numbers cannot be compared
+    for other in (coded(change=0.5), coded(7, torch.uint8)):
+        assert other.identity.key != lm.identity.key
+        with pytest.raises(ValueError, match="other weights are not"):
+            loss_on(other, prompt, [Example("ab", " c")])

@@ -14,6 +14,7 @@ from softprompt_nb.prompts import SoftPrompt
 import pytest
 import torch
 from families import FAMILIES, tiny
+from transformers import GenerationConfig
 
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is"), Example("zz top", " q")]
 DOUBLE = torch.float64
@@ -188,3 +189,15 @@ def test_prompt_embeds_are_what_the_model_sees():
     embeds = to_prompt_embeds(lm, prompt, "ab")
     assert embeds.dtype == torch.bfloat16 and embeds.shape == (5, lm.d_model)
     assert embeds[2:].equal(prompt.vectors.bfloat16())
+
+
+def test_drafts_are_refused_and_a_given_length_wins():
+    lm = tiny("llama")
+    for name, value in dict(assistant_model=tiny("llama", seed=3).model, prompt_lookup_num_tokens=3).items():
+        with pytest.raises(ValueError, match=f"{name}: .*Greedy decoding gives the same text"):
+            generate(lm, None, "abc", 8, **{name: value})
+    long = GenerationConfig(max_new_tokens=9)
+    three, nine = (generate(lm, None, ["abc", "q"], n) for n in (3, 9))
+    assert three != nine
+    assert generate(lm, None, ["abc", "q"], max_new_tokens=3, generation_config=long) == three
+    assert generate(lm, None, ["abc", "q"], generation_config=long) == nine

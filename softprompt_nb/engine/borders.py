@@ -115,21 +115,43 @@ def _stretched(row, by, filler):
     return Encoded(ids, len(ids), row.at, labels)
 
 
+def _unlike(row, n_front, n_tokens):
+    "A row as long, with other tokens behind those in front."
+    behind = [(token + 1) % n_tokens for token in row.ids[n_front:]]
+    return Encoded(row.ids[:n_front] + behind, row.n_input, row.at, row.labels)
+
+
+def _with_branches(lm, prompts, rows, lanes):
+    """Rows of which two have one prompt and part before the token that is not read, and their prompts' numbers.
+
+    A single row, or one that another begins with, shows nothing of a path that shares what rows have in common."""
+    first, other = rows
+    n_front = max(first.at, prompts[lanes[0]] is None)  # without a prompt the first token is the prefix
+    if lanes[0] != lanes[1]:
+        return [*rows, _unlike(first, n_front, lm.vocab_size)], [*lanes, lanes[0]]
+    n_read = len(other.ids) - 1
+    if first.at != other.at or first.ids[:n_read] != other.ids[:n_read]:
+        return rows, lanes
+    more = min(2, (len(first.ids) - len(other.ids)) // 2)  # a row of one token has none that is read
+    return [first, _unlike(_stretched(other, more, lm.pad_id), n_front, lm.vocab_size)], lanes
+
+# %% ../../nbs/engine/borders.ipynb #n056e777
 def probe(
     lm: FrozenLM,  # the model
     prompts: list,  # (n, d) prompts; None for rows that have none
     batch: Batch,  # padded rows
     size: int,  # tokens that the longest row is to have, its prompt included
-) -> Batch:  # one or two rows
+) -> Batch:  # two rows, or three where these have different prompts
     """A batch's longest row, made as long as rows of its kind can be, and the row that is most unlike it.
 
-    That is the one whose prompt's length differs most, then the shortest. Rows that are all as long stay so."""
+    That is the one whose prompt's length differs most, then the shortest. Rows that are all as long stay so.
+    Where no two of them part behind one prompt, one that does is made: others of their kind may do so."""
     lengths, of_prompt = row_lengths(prompts, batch)
     first = int(lengths.argmax())
     unlike = (of_prompt - of_prompt[first]).abs() * (1 + lengths.max()) - lengths
     unlike[first] = -(1 + lengths.max())
     other = int(unlike.argmax())
-    numbers = [first] if len(batch) == 1 else [first, other]
+    numbers = [first, other]  # a single row twice
     by = max(0, size - int(lengths[first]))
     all_alike = bool((lengths == lengths[first]).all())
 
@@ -138,7 +160,7 @@ def probe(
         row = _encoded(batch, i)
         rows.append(_stretched(row, by, lm.pad_id) if i == first or all_alike else row)
     side = "right" if batch.attention_mask[:, 0].all() else "left"
-    lanes = batch.lane[numbers].tolist()
+    rows, lanes = _with_branches(lm, prompts, rows, batch.lane[numbers].tolist())
     return pad_rows(lm, rows, side, lanes)
 
 

@@ -124,7 +124,7 @@ def _decode_full(lm, prompts, batch, options):
         embeds = assemble(lm, prompts, alone(batch, i)).inputs_embeds
         for k in range(new.shape[1]):
             last = torch.tensor([embeds.shape[1] - 1], device=embeds.device)
-            logits = model_logits(lm, last, inputs_embeds=embeds)[0]
+            logits = model_logits(lm, last, inputs_embeds=embeds.clone())[0]  # CTRL scales them in place
             token = numbers(None, logits)[0].argmax()
             new[i, k] = token
             if token in _listed(options["eos_token_id"]):

@@ -165,6 +165,7 @@ def loss_on(
 
 # %% ../../nbs/engine/inference.ipynb #nb6f1e6e
 _LAID_OUT = ("input_ids", "inputs", "inputs_embeds", "attention_mask", "position_ids", "past_key_values")
+_DRAFTS = ("assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens")
 
 
 def _settings(options):
@@ -179,6 +180,12 @@ def _settings(options):
         if options.get(name) is not None:
             of_new = name.replace("length", "new_tokens")
             raise ValueError(f"{name} counts prompt and text: give {of_new}, which counts new tokens alone.")
+    drafts = sorted(name for name in _DRAFTS if options.get(name) is not None)
+    if drafts:
+        raise ValueError(
+            f"{', '.join(drafts)}: a draft sees the text without its prompt, so it cannot be given. "
+            "Greedy decoding gives the same text without it."
+        )
     ours = sorted(set(options) & set(_LAID_OUT))
     if ours:
         raise ValueError(f"{', '.join(ours)}: generate makes that from prompt and text, so it cannot be given.")
@@ -190,14 +197,15 @@ def generate(
     lm: FrozenLM,  # the model
     prompt: SoftPrompt | torch.Tensor | Sequence | None,  # a prompt, (n, d) vectors, None, or a list, one for each row
     texts: str | Sequence[str],  # one text, or a list of them
-    max_new_tokens: int = 20,  # how far to go
+    max_new_tokens: int | None = None,  # how far to go; None: as far as a `generation_config` says, else 20
     batch_size: int = 64,  # texts a pass
     stop: str | None = None,  # cut each continuation in front of this string
     **options: Any,  # more arguments of transformers' `generate`: do_sample, temperature, num_beams, ...
 ) -> list[str]:  # new text only, one for each text
     "Continuations of texts behind a prompt, greedy unless told otherwise; raises ValueError for what does not fit."
     options = _settings(options)
-    max_new_tokens = options.pop("max_new_tokens", max_new_tokens)
+    of_config = options.pop("max_new_tokens", None) or 20
+    max_new_tokens = of_config if max_new_tokens is None else max_new_tokens
     texts = [texts] if isinstance(texts, str) else list(texts)
     lanes = _lanes(lm, prompt, len(texts))
     rows = []
