@@ -182,6 +182,33 @@ def test_normal_forms_are_stable(text):
     )
 
 
+@given(text=st.lists(st.sampled_from([*"-+*/^=#$. ()59acx", " the ", "²", "½", "C++"]), max_size=9).map("".join))
+def test_normal_forms_with_signs_are_stable(text):
+    assert normal(normal(text, signs=True), signs=True) == normal(text, signs=True)
+    same = FORMATS["exact"].same
+    assert same(same(text)) == same(text)
+
+
+@pytest.mark.parametrize("name", ["exact", "json"])
+@pytest.mark.parametrize(
+    "gold, equal, others",
+    [
+        ("-1", ["-1", "\u22121", "-1.0"], ["1", "+1"]),
+        ("1", ["+1", "1.00", "01"], ["-1"]),
+        ("0.5", [".5", "0.50"], ["0/5", "0-5", "0 5"]),
+        ("C++", ["c++", "the C++"], ["C", "C#"]),
+        ("1/2", ["1 / 2"], ["1-2", "1 2", "12"]),
+        ("10^5", ["10⁵"], ["105"]),
+        ("-5 degrees", ["−5 degrees."], ["5 degrees"]),
+        ("The well-known man", ["well known man"], ["unknown man"]),
+    ],
+)
+def test_short_answers_keep_the_signs_that_change_them(name, gold, equal, others):
+    fmt, item = FORMATS[name], Item("q", gold)
+    read = {other: fmt.read(item, fmt.write(item, other)) for other in (gold, *equal, *others)}
+    assert {other for other in read if read[other] == read[gold]} == {gold, *equal}
+
+
 @pytest.mark.parametrize(
     "make, message",
     [

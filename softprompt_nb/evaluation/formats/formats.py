@@ -58,11 +58,32 @@ class Item:
                 "name the right one as it stands there."
             )
 
+# %% ../../../nbs/evaluation/formats/formats.ipynb #n98f9ecf
+_OPERAND = r"[-.\d(]|[^\W\d_]\b"
+_BEHIND = r"(?:(?<=[\d)])|(?<=\b[^\W\d_]))"
+_SIGNED = re.compile(
+    r"(?<=[\d)])\s*-\s*(?=[.\d(])"  # a difference
+    rf"|{_BEHIND}\s*[+*/^<>=≤≥≠]+\s*(?={_OPERAND})"  # an operation
+    r"|(?:(?<![\w)])-(?=[$€£]?\.?\d)[$€£]?\.?)?[^\W_]+(?:(?<=[^\W\d_])[+#]+(?!\w))?"  # a word, "-5", "c++"
+)
+_ONE_SIGN = str.maketrans("−–⁄×·÷", "--/**/")
+
+
+def _signed(text):
+    "A text's words with the signs that tell sums, negative numbers and names apart."
+    text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)
+    text = re.sub(r"(?<=[\d)])(?=[⁰¹²³⁴-⁹⁻])", "^", text)  # a power is no more digits
+    text = unicodedata.normalize("NFKC", text).casefold().translate(_ONE_SIGN)
+    return " ".join(re.sub(r"[$€£\s]", "", found) for found in _SIGNED.findall(text))
+
 
 def normal(
     text: str,  # any text
+    signs: bool = False,  # do "6 + 2" and "6 - 2", "-1" and "1", "C++" and "C" stay different?
 ) -> str:
     "A text without case, punctuation, accents' spellings and runs of spaces, for comparing questions."
+    if signs:
+        return _signed(text)
     text = unicodedata.normalize("NFKC", text).casefold()
     words = re.sub(r"[^\w]+|_", " ", text)
     return " ".join(words.split())
@@ -190,11 +211,34 @@ def _yes_and_no(item):
 
 YESNO = Format("yesno", "Reply yes or no.", _write_content, _read_yesno, _find_yesno, _yes_and_no)
 
+# %% ../../../nbs/evaluation/formats/formats.ipynb #n8902427
+def plain_number(
+    text: str,  # digits with signs, commas and a point
+) -> str:
+    "A number's text in the one form that equal numbers share."
+    text = re.sub(r"[,\s'’]", "", text)
+    if "e" in text.lower():
+        text = format(Decimal(text), "f")
+    sign = "-" if text.startswith("-") else ""
+    whole, _, decimals = text.lstrip("+-").partition(".")
+    whole = whole.lstrip("0") or "0"
+    decimals = decimals.rstrip("0")
+    if whole == "0" and not decimals:
+        sign = ""
+    return sign + whole + (f".{decimals}" if decimals else "")
+
 # %% ../../../nbs/evaluation/formats/formats.ipynb #c018
+_ARTICLE = re.compile(r"(?<![-+*/^<>=≤≥≠] )\b(?:a|an|the)\b(?! ?[-+#*/^<>=≤≥≠])")  # no letter of a formula
+
+
 def _same_short(text):
-    "A short answer in the form that equal ones share; one that is nothing but articles stays as it is."
-    without = re.sub(r"\b(a|an|the)\b", " ", normal(text)).strip()
-    return " ".join((without or text).split())
+    "A short answer in the form that equal ones share, a number by its value; nothing but articles stays as it is."
+    number = text.strip().replace("\u2212", "-")
+    if re.fullmatch(NUMBER_PATTERN, number, re.A):
+        return plain_number(number)
+    known = normal(text, signs=True)
+    without = _ARTICLE.sub(" ", known).strip()
+    return " ".join((without or known or text).split())
 
 
 def _read_short(reply, item):
@@ -212,22 +256,6 @@ def _find_short(reply, item):
 EXACT = Format("exact", "Reply with the answer alone.", _write_content, _read_short, _find_short, same=_same_short)
 
 # %% ../../../nbs/evaluation/formats/formats.ipynb #c019
-def plain_number(
-    text: str,  # digits with signs, commas and a point
-) -> str:
-    "A number's text in the one form that equal numbers share."
-    text = re.sub(r"[,\s'’]", "", text)
-    if "e" in text.lower():
-        text = format(Decimal(text), "f")
-    sign = "-" if text.startswith("-") else ""
-    whole, _, decimals = text.lstrip("+-").partition(".")
-    whole = whole.lstrip("0") or "0"
-    decimals = decimals.rstrip("0")
-    if whole == "0" and not decimals:
-        sign = ""
-    return sign + whole + (f".{decimals}" if decimals else "")
-
-
 def _read_number(reply, item):
     found = re.fullmatch(rf"\$?({NUMBER_PATTERN})\.?", reply.strip(), re.A)
     return found[1] if found else None
