@@ -76,7 +76,7 @@ def without_denied(
     items += map(_whole, sorted((option for option in options if option.strip()), key=len, reverse=True))
     if not items:
         return reply
-    item = rf"[(\[\"']*(?:{_NOUN}\s+)?[(\[\"']*(?:{'|'.join(items)})[)\]\"']*"
+    item = rf"[(\[\"']{{0,3}}(?:{_NOUN}\s+)?[(\[\"']{{0,3}}(?:{'|'.join(items)})[)\]\"']{{0,3}}"
     listed = rf"{item}(?:\s*(?:,\s*(?:and|or|nor)?|\band\b|\bor\b|\bnor\b)\s*{item})*"
     more = rf"(?:\s*,\s*(?:(?:and|or|nor)\s+)?(?:not\s+)?{item}(?=\s*(?:[,{_ITEM_END}]|and\b|or\b|nor\b|$)))*"
     patterns = (
