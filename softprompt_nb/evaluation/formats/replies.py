@@ -368,7 +368,7 @@ def _plain_digits(reply):
     "A reply whose signs stand beside their digits, powers of ten are exponents, and which names no denied number."
     text = plain_reply(own_part(reply)).replace("\u2212", "-")  # the minus sign of typeset texts
     text = re.sub(r"-\s?[$€£](?=[\d.])", "-", text)
-    text = re.sub(rf"({_DIGITS})\s*[x×·]\s*10\s*\^\s*\{{?([-+]?\d{{1,3}})\}}?(?!\d)", r"\1e\2", text, flags=re.A)
+    text = re.sub(rf"(?<!\d)({_DIGITS})\s*[x×·]\s*10\s*\^\s*\{{?([-+]?\d{{1,3}})\}}?(?!\d)", r"\1e\2", text, flags=re.A)
     if re.search(r"^\s*1[.)]\s[^\n]*\n+\s*2[.)]\s", text, re.M):
         text = re.sub(r"^\s*\d+[.)](?:\s+|$)", "", text, flags=re.M)  # numbers of steps
     return _NOT_IT.sub(" ", text)
