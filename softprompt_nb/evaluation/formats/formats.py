@@ -74,7 +74,8 @@ def _signed(text):
     text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)
     text = re.sub(r"(?<=[\d)])(?=[⁰¹²³⁴-⁹⁻])", "^", text)  # a power is no more digits
     text = unicodedata.normalize("NFKC", text).casefold().translate(_ONE_SIGN)
-    return " ".join(re.sub(r"[$€£\s]", "", found) for found in _SIGNED.findall(text))
+    kept = " ".join(re.sub(r"[$€£\s]", "", found) for found in _SIGNED.findall(text))
+    return kept if kept == text else _signed(kept)  # what stood beside brackets may be no sign without them
 
 
 def normal(
