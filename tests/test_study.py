@@ -66,7 +66,7 @@ def test_started_again_it_tunes_nothing_twice(tmp_path, monkeypatch):
     # as if it had been killed before the second part
     first = distance_study(dict(a=cases()["a"]), tmp_path, progress=False)
     tuned, before = [], Rung.tuning
-    monkeypatch.setattr(Rung, "tuning", lambda self, work: tuned.append(self.capability) or before(self, work))
+    monkeypatch.setattr(Rung, "tuning", lambda self, *work: tuned.append(self.capability) or before(self, *work))
     both = distance_study(cases(), tmp_path, progress=False)
     assert set(tuned) == {"code"}
     assert np.array_equal(both.ladders["a"][0].nll, first.ladders["a"][0].nll)
