@@ -116,17 +116,15 @@ def test_the_search_itself_adds_up_small_steps(monkeypatch, twice):
     assert reached == [first if twice else round(first + 0.31 * i) for i in range(40)]
 
 
-def test_at_equal_budget_it_finds_more_than_the_variant_that_projects_twice():
+def test_at_equal_budget_the_variant_that_projects_twice_hardly_moves():
     """A small rate, where the variant cannot leave its first tokens.
 
-    The full comparison, at larger rates too, is a script."""
+    Which of the two finds more is no matter for three starts: the paper's page holds it over 52 tasks."""
     table = compare(load_lm("lab-base-s"), ("class",), (0, 1, 2), (0.1,), 1000)
     ours, other = (table[table.method == method].reset_index() for method in ("PEZ", "double projection"))
     assert (ours.changed > 2 * other.changed).all()
     assert ours.spent.between(1000, 1500).all()
     assert other.spent.between(1000, 1500).all()
-    assert ours.valid_loss.mean() < other.valid_loss.mean()
-    assert (ours.valid_loss <= other.valid_loss).sum() >= 2
 
 
 def test_fluency_has_a_gradient_that_lowers_it():
