@@ -35,6 +35,7 @@ _HOME = {
     "lab_cases": "distance",
     "lab_study": "structure",
     "named_benchmark": "format",
+    "not_in_table": "classification",
     "oddities": "readable",
     "paired_gain": "classification",
     "paper_capabilities": "published",

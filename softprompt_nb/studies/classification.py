@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SETS', 'PUBLISHED_SPLITS', 'ASKED_BY', 'SHOTS', 'SCALES', 'PEFT_RATES', 'TextSet', 'Split', 'draw', 'ClassifyConfig',
-           'tune_configs', 'classify_configs', 'run_classification', 'with_chosen_rates', 'chosen', 'accuracy_table',
-           'paired_gain']
+           'tune_configs', 'classify_configs', 'run_classification', 'with_chosen_rates', 'not_in_table', 'chosen',
+           'accuracy_table', 'paired_gain']
 
 # %% ../../nbs/studies/classification.ipynb #k003
 import hashlib
@@ -13,7 +13,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -428,6 +428,16 @@ def with_chosen_rates(
     trained = dict.fromkeys((config.model, config.way) for config in configs if config.way in ("soft", "peft"))
     best = {each: _best_rate(runs, *each) for each in trained}
     return [config for config in configs if config.choice == best.get((config.model, config.way), config.choice)]
+
+# %% ../../nbs/studies/classification.ipynb #k025e
+def not_in_table(
+    configs: Sequence[ClassifyConfig],  # of a study
+    table: pd.DataFrame,  # a row for each run, of a run store or of stored results
+) -> list[ClassifyConfig]:  # in their order
+    "Configurations that no row of a table answers; raises KeyError where the table lacks a setting."
+    settings = [setting.name for setting in fields(ClassifyConfig) if setting.compare]
+    done = set(table[settings].itertuples(index=False, name=None))
+    return [config for config in configs if tuple(getattr(config, name) for name in settings) not in done]
 
 # %% ../../nbs/studies/classification.ipynb #k027
 def chosen(
