@@ -11,12 +11,13 @@ from softprompt_nb.evaluation.formats.benchmarks import (
     ANSWERS,
     HUB,
     Benchmark,
+    by_hash,
     from_columns,
     load_benchmark,
     split_items,
     unique,
 )
-from softprompt_nb.evaluation.formats.formats import FORMATS, Item, normal
+from softprompt_nb.evaluation.formats.formats import FORMATS, Item, letter_format, normal
 from softprompt_nb.evaluation.formats.lab_benchmarks import (
     LAB_BENCHMARKS,
     carded_knowledge,
@@ -29,6 +30,7 @@ from softprompt_nb.evaluation.formats.lab_benchmarks import (
 from softprompt_nb.lab.facts import RELATIONS
 
 import datasets
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +63,44 @@ def test_duplicates_are_counted(items):
     for i in items:
         firsts.setdefault(normal(i.question), i.answer)
     assert found.get("conflicts", 0) == sum(i.answer != firsts[normal(i.question)] for i in items)
+
+
+@pytest.mark.parametrize(
+    "questions",
+    [
+        ["What is 6+2?", "What is 6-2?", "What is 6*2?", "What is 6/2?"],
+        ["Is -1 a root?", "Is 1 a root?"],
+        ["Is 3 < 4?", "Is 3 > 4?"],
+        ["What does 😀 say?", "What does 😢 say?"],
+        ["Is C++ old?", "Is C# old?", "Is C old?"],
+        ["How much is 5 $?", "How much is 5 €?", "How much is 5 %?"],
+        ["What is √4?", "What is 4?"],
+    ],
+)
+def test_questions_that_differ_in_a_sign_are_different_ones(questions):
+    rows = [dict(question=question, answer=str(i)) for i, question in enumerate(questions)]
+    again = [dict(question=f" {question.lower().replace('?', ' ?')}", answer="0") for question in questions]
+    loaded = load_benchmark(rows + again, test=9, train=0)
+    assert {item.question for item in loaded.items} == set(questions)
+    assert (loaded.report["duplicates"], loaded.report["conflicts"]) == (len(questions), len(questions) - 1)
+    apart = load_benchmark((rows[:1], rows[1:]), test=9)
+    assert apart.report["overlap"] == 0 and load_benchmark((rows, again), test=9).report["overlap"] == len(rows)
+    order = [item.question for item in by_hash(loaded.items)]
+    assert order == [item.question for item in by_hash(loaded.items[::-1])]
+
+
+def test_options_that_differ_in_a_sign_make_different_items():
+    rows = [dict(question="Which?", options=options, answer=0) for options in (["6+2", "x"], ["6-2", "x"])]
+    assert len(load_benchmark(rows).items) == 2
+
+
+def test_more_options_than_ten_all_have_their_letter():
+    twelve = load_benchmark([dict(question="q", options=list("abcdefghijkl"), answer="l")])
+    asked = twelve.ask(twelve.items[0])
+    assert "\nK. k\nL. l\n" in asked and twelve.gold(twelve.items[0]) == "L"
+    assert twelve.format.find(twelve.items[0], "The answer is K.") == "K"
+    with pytest.raises(ValueError, match="a letter of its own"):
+        letter_format("aab")
 
 
 def test_a_given_split_loses_the_training_items_that_are_measured_on():
@@ -115,10 +155,25 @@ def test_the_template_is_filled_and_empty_lines_fall_away():
         (dict(question="q", answer=True), None, "yes"),
         (dict(q="q", gold=7), dict(question="q", answer="gold"), "7"),
         (dict(question="q", options=dict(text=["a", "b"], label=["1", "2"]), answer="b"), None, "b"),
+        (dict(question="q", options=["1", "2", "3"], answer="2"), None, "2"),
+        (dict(question="q", options=["1", "2", "3"], answer="C"), None, "3"),
+        (dict(question="q", options=["0", "1", "2"], answer=2), None, "2"),
+        (dict(question="q", options=["A", "AB", "B"], answer="A"), None, "A"),
+        (dict(question="q", options=["O", "A", "B"], answer=2), None, "B"),
+        (dict(question="q", options=np.array(["a", "b"]), answer=np.int64(1)), None, "b"),
+        (dict(question="q", answer=np.bool_(False)), None, "no"),
+        (dict(question="q", options=["True", "False"], answer=False), None, "no"),
+        (dict(question="q", options=["None", "nan"], answer="None"), None, "None"),
+        (dict(question="q", options=list("abcdefghijkl"), answer="L"), None, "l"),
     ],
 )
 def test_rows_by_hand(row, columns, want):
     assert from_columns(row, columns).answer == want
+
+
+MANY = [f"{letter}{i}" for i in (1, 2, 3) for letter in "ABCDEFGHI"]
+TOO_MANY = [Item("q", "A1", tuple(MANY))]
+HUB_ROW = dict(question="q", context="c", passage="p", answerA="a", answerB="b", answerC="c")
 
 
 @pytest.mark.parametrize(
@@ -130,6 +185,31 @@ def test_rows_by_hand(row, columns, want):
         ),
         (lambda: load_benchmark([dict(question="q", options=["a"], answer="z")]), "neither one of the options"),
         (lambda: load_benchmark([dict(text="q", answer="z")]), "no column 'question'"),
+        (lambda: load_benchmark([dict(question="q", answer=None)]), "Row 0 of benchmark: the answer None must be"),
+        (lambda: load_benchmark([dict(question="q", answer=float("nan"))]), "the answer nan must be one text"),
+        (lambda: load_benchmark([dict(question="q", answer=["a"])]), "the answer ['a'] must be one text"),
+        (lambda: load_benchmark([dict(question="q", answer=dict(a=1))]), "the answer {'a': 1} must be one text"),
+        (lambda: load_benchmark([dict(question=None, answer="a")]), "the question None must be a text"),
+        (lambda: load_benchmark([dict(question="q", options=["a", None], answer="a")]), "must be a list of texts"),
+        (lambda: load_benchmark([dict(question="q", options=["a", " "], answer="a")]), "none of them empty"),
+        (lambda: load_benchmark([dict(question="q", options=float("nan"), answer="a")]), "the options nan must be"),
+        (lambda: load_benchmark([dict(question="q", options="ab", answer="a")]), "the options 'ab' must be"),
+        (lambda: load_benchmark([dict(question="q", options=["1", "2", "3"], answer=2)]), "give the text, '2'"),
+        (lambda: load_benchmark([dict(question="q", options=["1.0", "2.0", "3"], answer=1)]), "the text, '1.0'"),
+        (lambda: load_benchmark([dict(question="q", options=["O", "A", "B"], answer="B")]), "from 0 (2 or 1)"),
+        (lambda: load_benchmark([dict(question="q", options=["Rome", "Oslo"], answer=True)]), "none of the options"),
+        (lambda: load_benchmark([dict(question="q", answer="a")], columns=dict(solution="x")), "an item's parts are"),
+        (lambda: load_benchmark([dict(question="q", answer="a")], columns=lambda row: "a"), "Row 0 of benchmark was"),
+        (lambda: load_benchmark([dict(question="q", options=MANY, answer="A1")]), "has 27 options, and the format 26"),
+        (lambda: Benchmark("b", letter_format("ab"), [Item("q", "x", ("x", "y", "z"))]), "has 3 options"),
+        (lambda: Benchmark("b", FORMATS["exact"], TOO_MANY).ask(TOO_MANY[0], listed=True), "has 27 options"),
+        (
+            lambda: load_benchmark([dict(HUB_ROW, label="0")], columns=HUB["siqa"].item),
+            "Row 0 of benchmark: the answer",
+        ),
+        (lambda: load_benchmark([dict(HUB_ROW, label="4")], columns=HUB["siqa"].item), "number 4, and there are 3"),
+        (lambda: load_benchmark([dict(HUB_ROW, answer="no")], columns=HUB["boolq"].item), "'no' is no truth value"),
+        (lambda: load_benchmark([dict(HUB_ROW, answer="7 eggs")], columns=HUB["gsm8k"].item), "no line with ####"),
         (lambda: load_benchmark([dict(question="q", answer="")]), "not an empty one"),
         (lambda: load_benchmark([]), "no items"),
         (lambda: load_benchmark("no_such_set"), "neither a .jsonl"),

@@ -216,6 +216,8 @@ def test_short_answers_keep_the_signs_that_change_them(name, gold, equal, others
         (lambda: Item("q", "a", ("b", "c")), "not among the options"),
         (lambda: Item("q", "a", ("a", "a")), "same option twice"),
         (lambda: Item(3, "a"), "must be texts"),
+        (lambda: Item("q", "a", "abc"), "must be a list of texts"),
+        (lambda: Item("q", "a", ("a", None)), "must be a list of texts"),
     ],
 )
 def test_bad_items_are_refused(make, message):

@@ -9,6 +9,7 @@ __all__ = ['LETTER', 'YESNO', 'EXACT', 'NUMBER', 'SOLUTION', 'JSON', 'FORMATS', 
 # %% ../../../nbs/evaluation/formats/formats.ipynb #c003
 import json
 import re
+import string
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from softprompt_nb.evaluation.formats.replies import (
 class Item:
     """One question of a benchmark with its right answer.
 
-    Raises ValueError for an empty one, or options without the answer or with one twice."""
+    Raises ValueError for an empty one, options that are no texts, without the answer or with one twice."""
 
     question: str  # without options, instruction and cue
     answer: str  # the right answer's content
@@ -49,6 +50,8 @@ class Item:
                 f"The item {shown} has the answer {self.answer!r:.60}: "
                 "both must be texts, and the answer not an empty one."
             )
+        if isinstance(self.options, str) or not all(isinstance(option, str) for option in self.options):
+            raise ValueError(f"The item {shown} has the options {self.options!r:.60}: they must be a list of texts.")
         object.__setattr__(self, "options", tuple(self.options))
         if len(set(self.options)) < len(self.options):
             raise ValueError(f"The item {shown} has the same option twice ({self.options}): leave one out.")
@@ -111,7 +114,7 @@ class Format:
     replies: Callable | None = None  # item -> all replies that the format allows, where they are few
     same: Callable = str  # brings an answer to the form in which equal answers are equal
     listed: bool = False  # are the options listed below the question?
-    letters: str = "ABCDEFGHIJ"  # of listed options
+    letters: str = string.ascii_uppercase  # of listed options
     stop: str | None = "\n"  # a reply ends in front of this
     tokens: int = 24  # a reply is cut after so many tokens, unless the right replies are longer
     own: Callable = str  # a continuation -> the part of it that is the reply, where a string to stop at does not do
@@ -171,10 +174,12 @@ def _letters(letters, item):
 
 
 def letter_format(
-    letters: str = "ABCDEFGHIJ",  # names of the options, in their order
+    letters: str = string.ascii_uppercase,  # names of the options, in their order
     instruction: str = "Reply with the letter of the right option.",  # the sentence that asks for it
 ) -> Format:
-    "Multiple choice: the options are listed, the reply is a letter."
+    "Multiple choice: the options are listed, the reply is a letter; raises ValueError for one letter twice."
+    if len(set(letters)) < len(letters):
+        raise ValueError(f"letters={letters!r}: each option needs a letter of its own.")
     return Format(
         "letter",
         instruction,
