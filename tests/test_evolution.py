@@ -146,10 +146,9 @@ def test_null_clouds_have_the_number_dimension_and_spread(spread):
     assert torch.allclose(c, want, atol=0.12), (
         "a strong direction may weaken a little, as every draw is scaled to one spread"
     )
-    assert (
-        not gaussian_clouds(torch.ones(4, 3), 2, 0, spread).any()
-        and gaussian_clouds(torch.ones(1, 3), 2, 0, spread).isfinite().all()
-    )
+    assert (gaussian_clouds(torch.ones(4, 3), 2, 0, spread) == 1).all() and gaussian_clouds(
+        torch.ones(1, 3), 2, 0, spread
+    ).isfinite().all()
     assert torch.equal(gaussian_clouds(x, 3, 1, spread), gaussian_clouds(x, 3, 1, spread)) and not torch.equal(
         gaussian_clouds(x, 3, 1, spread), gaussian_clouds(x, 3, 2, spread)
     )
@@ -163,6 +162,24 @@ def test_gaussian_points_lie_in_their_own_null_as_often_as_the_band_says():
     assert 0.68 < np.mean(inside) < 0.9, "the null has the cloud's own spread, so that its band covers what it says"
     p = [against_null(cloud(8, 20, s), 39, seed=s, maxdim=0)["H0 mean"].p for s in range(60)]
     assert min(p) > 0 and 0.3 < np.mean(p) < 0.7
+
+
+@pytest.mark.parametrize("metric", ["cosine", "correlation"])
+def test_noise_beside_the_origin_has_its_null_beside_the_origin(metric):
+    "Where a cloud lies decides what its angles are: noise with an offset is no shape."
+
+    def noise(s):
+        return cloud(10, 16, s) + 3 * cloud(1, 16, 500 + s)
+
+    for x in map(noise, range(3)):
+        assert torch.allclose(gaussian_clouds(x, 5).mean(1), x.mean(0).expand(5, 16), atol=1e-9)
+    p = [against_null(noise(s), 39, metric=metric, maxdim=0)["H0 mean"].p for s in range(20)]
+    assert np.mean(np.array(p) <= 0.1) < 0.4 and 0.3 < np.mean(p) < 0.7
+    assert distance_against_null(noise(0), noise(1), draws=19, metric=metric, maxdim=0)["H0 wasserstein"].p > 0.1
+    path = torch.stack([noise(0) + 0.1 * cloud(10, 16, s) for s in range(4)])
+    assert abs(shape_at_end(path, metric=metric)["compact"]) < 0.3
+    table = evolution(path, metric=metric, maxdim=0, draws=20, walks=0).table
+    assert ((table["H0 mean low"] < 2 * table["H0 mean"]) & (table["H0 mean"] < 2 * table["H0 mean high"])).all()
 
 
 def test_a_shape_is_outside_of_its_null():

@@ -129,19 +129,20 @@ def gaussian_clouds(
     seed: int = 0,  # of the draws
     spread: str = "isotropic",  # "isotropic", or "covariance" for the cloud's own directions
 ) -> torch.Tensor:  # (draws, n, d) float64
-    "Normal points of the same n, d and spread; raises ValueError for an unknown spread."
+    "Normal points around the cloud's mean, of its n, d and spread; raises ValueError for an unknown spread."
     if spread not in ("isotropic", "covariance"):
         raise ValueError(f"spread={spread!r}: use 'isotropic' or 'covariance'.")
     cloud = points.detach().cpu().double()
     generator = torch.Generator().manual_seed(seed)
     n, d = cloud.shape
-    centred = cloud - cloud.mean(0)
+    centre = cloud.mean(0)
+    centred = cloud - centre
     normal = torch.randn(draws, n, n if spread == "covariance" else d, generator=generator, dtype=torch.float64)
     if spread == "covariance":
         normal = normal @ centred
     normal = normal - normal.mean(1, keepdim=True)
     size = normal.flatten(1).norm(dim=1).clamp(min=torch.finfo(normal.dtype).tiny)
-    return normal * (centred.norm() / size)[:, None, None]
+    return centre + normal * (centred.norm() / size)[:, None, None]
 
 # %% ../../nbs/tda/summaries.ipynb #c017
 @dataclass
