@@ -13,6 +13,7 @@ from softprompt_nb.evaluation.formats.formats import final_number
 from softprompt_nb.load import load_lm
 from softprompt_nb.measure import mean, over_runs, proportion
 from softprompt_nb.prompts import SoftPrompt
+from softprompt_nb.training.tuning import tune
 from softprompt_nb.translation.translator.dods import CHECKERS
 
 import pytest
@@ -217,3 +218,35 @@ def test_nothing_is_said_behind_a_prompt_that_diverged():
     lm = tiny("gpt2")
     with pytest.raises(ValueError, match="NaN.*diverged"):
         generate(lm, SoftPrompt(torch.full((2, lm.d_model), torch.nan)), "ab", 4)
+
+
+@pytest.mark.parametrize("kind", ["plain", "as_chat", "chat"])
+def test_a_target_that_writes_its_own_end_is_the_target(kind):
+    lm = tiny("llama", dtype=torch.float64)
+    lm.tokenizer.chat_template = "{% for turn in messages %}[{{ turn.content }}]{% endfor %}"
+    at, chat = ("chat" if kind == "chat" else "start"), kind == "as_chat"
+    prompt = SoftPrompt.init(lm, 3, at=at)
+    bare = [Example("ab", " cd"), Example("xy", " z")]
+    ended = [Example(each.input, each.target + lm.tokenizer.eos_token) for each in bare]
+    assert loss_on(lm, prompt, ended, chat=chat).items == loss_on(lm, prompt, bare, chat=chat).items
+    assert loss_on(lm, prompt, ended, chat=chat, end=False).items == loss_on(lm, prompt, bare, chat=chat).items
+    twice = [tune(lm, prompt, each, steps=3, progress=False).prompt.vectors for each in (bare, ended)]
+    assert twice[0].equal(twice[1])
+    labels = [label_accuracy(lm, prompt, each, end=True, chat=chat) for each in (bare, ended)]
+    assert (labels[0].scores == labels[1].scores).all() and (labels[0].tokens == labels[1].tokens).all()
+
+
+def test_an_answer_is_compared_without_the_end_that_its_target_writes(says):
+    end = load_lm().tokenizer.eos_token
+    targets = [f" paris{end}", " rome"]
+    assert (
+        match(says, [" paris", " rome"], targets)
+        == match(says, [" paris", " rome"], targets, begins=True)
+        == [True] * 2
+    )
+    assert match(says, [" paris is", " rome\n"], targets, stop="\n") == [False, True]
+    with pytest.raises(ValueError, match="Row 1: the target .* a mark of the tokenizer"):
+        match(says, ["a", "b"], [" paris", f" paris{end} and{end}"])
+    with pytest.raises(ValueError, match="Row 0: .* nothing but an end"):
+        match(says, ["a"], [end], begins=True)
+    assert match(says, ["7"], [f"#{end} 7"], read=final_number) == [True]

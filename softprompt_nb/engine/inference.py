@@ -13,7 +13,7 @@ from typing import Any
 
 from ..arguments import several
 from ..chat import as_chat
-from ..data import Encoded, Example, check_lengths, encode_at, encode_context, in_chat, pad_rows
+from ..data import Encoded, Example, check_lengths, encode_at, encode_context, in_chat, own_end, pad_rows
 from .answers import are_right, check_comparison, has_lines
 from .beginnings import beginnings
 from .decoding import continue_rows, is_free, refuse_nan
@@ -222,6 +222,26 @@ def generate(
             out[i] = text if stop is None else text.split(stop)[0]
     return out
 
+# %% ../../nbs/engine/inference.ipynb #n2775684
+def _compared(lm, examples, read):
+    "Targets without the end that they write themselves; ValueError for other marks, which no generated text has."
+    targets = []
+    for i, example in enumerate(examples):
+        end = own_end(lm, example.target)
+        target = example.target.removesuffix(end)
+        marks = [token for token in lm.tokenizer.all_special_tokens if token in target]
+        if marks and read is None:
+            raise ValueError(
+                f"Row {i}: the target {example.target!r:.60} holds {marks[0]!r}, a mark of the tokenizer that no "
+                "generated text shows, so no answer could be equal to it: take it out of the target, or give read=."
+            )
+        if end and not target.strip():
+            raise ValueError(
+                f"Row {i}: the target {example.target!r:.60} is nothing but an end, so there is no answer to compare."
+            )
+        targets.append(target)
+    return targets
+
 # %% ../../nbs/engine/inference.ipynb #c015
 def exact_match(
     lm: FrozenLM,  # the model
@@ -241,7 +261,7 @@ def exact_match(
         raise ValueError("There are no examples: at least one is needed.")
     examples = in_template(lm, prompt, examples, chat)
     texts = [example.input for example in examples]
-    targets = [example.target for example in examples]
+    targets = _compared(lm, examples, read)
     check_comparison(targets, stop, begins, read)
     if not max_new_tokens:
         ways = (True, False)  # behind its input, and with the space that some tokenizers put in front
