@@ -2,14 +2,20 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 from softprompt_nb.data import Example, encode_context
 from softprompt_nb.engine.inference import exact_match, generate, loss_on, score_options, target_logprobs
 from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
+from softprompt_nb.tda.penalties import Signature, Weighted
 from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog, Track
 from softprompt_nb.training.many import free_memory, kept_bytes, lanes_that_fit, tune_many
+from softprompt_nb.training.state import _held, belongs, load_state, save_state
 from softprompt_nb.training.step import Settings, prepare
 from softprompt_nb.training.tuning import TuningDiverged, tune
 
@@ -571,3 +577,203 @@ def test_rows_with_an_encoded_input_have_a_state(tmp_path):
     start = SoftPrompt.init(lm, 2)
     whole = tune(lm, start, rows, **options)
     assert torch.equal(tune(lm, start, rows, **options).prompt.vectors, whole.prompt.vectors)
+
+
+@dataclass
+class Near:
+    goal: torch.Tensor
+
+    def __call__(self, vectors):
+        return (vectors - self.goal).square().mean()
+
+
+def near(middle):
+    goal = torch.zeros(40, 32)
+    goal[10:30] = middle  # which repr leaves out
+    return Near(goal)
+
+
+def documented(weight):
+    "Functions that differ in what is written in them alone."
+
+    def one(vectors):
+        "A text."
+        return sum(1.0 * vector.norm() for vector in vectors)
+
+    def other(vectors):
+        "Another text."
+        return sum(100.0 * vector.norm() for vector in vectors)
+
+    other.__qualname__ = one.__qualname__
+    return one if weight == 1 else other
+
+
+LAMBDAS = {
+    "operator": lambda weight: (lambda v: v.mean() + 2) if weight == 1 else (lambda v: v.mean() * 2),
+    "tuple": lambda weight: (
+        (lambda v: sum(w * v.norm() for w in (1.0, 2.0)))
+        if weight == 1
+        else (lambda v: sum(w * v.norm() for w in (3.0, 4.0)))
+    ),
+    "text": lambda weight: (lambda v: v.norm("fro")) if weight == 1 else (lambda v: v.norm("nuc")),
+    "text in a generator": lambda weight: (
+        (lambda v: sum(x[None].norm("fro") for x in v))
+        if weight == 1
+        else (lambda v: sum(x[None].norm("nuc") for x in v))
+    ),
+    "method in a generator": lambda weight: (
+        (lambda v: sum(x.norm() for x in v)) if weight == 1 else (lambda v: sum(x.mean() for x in v))
+    ),
+}
+
+
+def doubled(vectors):
+    return vectors.norm() * 2
+
+
+def tripled(vectors):
+    return vectors.norm() * 3
+
+
+def through(vectors):
+    return doubled(vectors)
+
+
+def helper(weight, monkeypatch):
+    "A function that another one calls calls another."
+    monkeypatch.undo()
+    if weight == 2:
+        monkeypatch.setattr(sys.modules[__name__], "doubled", tripled)
+    return lambda vectors: through(vectors)
+
+
+def kind_of(weight):
+    "Objects whose classes differ in a method, or in a number, alone."
+
+    class One:
+        def __call__(self, vectors):
+            return self.value(vectors)
+
+        def value(self, vectors):
+            return vectors.norm() * 2
+
+    class Other(One):
+        def value(self, vectors):
+            return vectors.norm() * 3
+
+    Other.__qualname__ = One.__qualname__
+    return (One if weight == 1 else Other)()
+
+
+def strength_of(weight):
+    class One:
+        strength = weight
+
+        def __call__(self, vectors):
+            return vectors.norm() * self.strength
+
+    return One()
+
+
+WEIGHTS = [1.0, 2.0]
+
+
+def listed(weight, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "WEIGHTS", [1.0, float(weight)])
+    return lambda vectors: sum(each * vectors.norm() for each in WEIGHTS)
+
+
+def held_in(weight):
+    "A list that a closure holds and only reads."
+    weights = [1.0, float(weight)]
+    return lambda vectors: sum(each * vectors.norm() for each in weights)
+
+
+OTHERS_OF_A_KIND = dict(
+    helper=helper,
+    method=kind_of,
+    strength=strength_of,
+    listed=listed,
+    held=held_in,
+    builtin=lambda weight: partial(torch.mean if weight == 1 else torch.sum),
+    set=lambda weight: partial(scaled, weight={float(weight)}),
+)
+
+
+TERMS = dict(near=near, documented=documented, **LAMBDAS, **OTHERS_OF_A_KIND)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_state_belongs_to_all_that_a_regulariser_computes(name, tmp_path, monkeypatch):
+    lm = lm_of("llama")
+    path = tmp_path / "s.safetensors"
+    term = partial(TERMS[name], monkeypatch=monkeypatch) if TERMS[name] in (helper, listed) else TERMS[name]
+
+    def begun(weight):
+        return prepare(lm, SoftPrompt.init(lm, 40), EXAMPLES, None, Settings(steps=5), term(weight))
+
+    save_state(begun(1), path)
+    with pytest.raises(ValueError, match="differ in regularizer_values"):
+        load_state(begun(2), path)
+    load_state(begun(1), path)
+
+
+def test_a_list_that_a_regulariser_fills_is_its_memory(tmp_path):
+    lm, seen = lm_of("llama"), []
+
+    def term(vectors):
+        seen.append(vectors.norm().item())
+        return vectors.norm()
+
+    options = dict(steps=4, batch_size=4, progress=False, state=tmp_path / "s", save_every=1, regularizer=term)
+    start = SoftPrompt.init(lm, 2)
+    tune(lm, start, EXAMPLES, callbacks=[StopAt(2)], **options)
+    assert len(tune(lm, start, EXAMPLES, **options).history) == 4
+
+
+def test_the_words_and_lines_of_a_regulariser_do_not_count():
+    "A text about it, a line between, and having been called often change nothing."
+    one = {}
+    exec("def term(v):\n    'A text.'\n    return sum(x.norm() for x in v)", one)
+    other = {}
+    exec("def term(v):\n\n    'Other words.'\n\n    return sum(x.norm() for x in v)", other)
+    for _ in range(200):
+        other["term"](torch.ones(2, 2))
+    assert _held(one["term"]) == _held(other["term"])
+
+
+def test_a_regulariser_is_the_same_in_another_process():
+    program = """
+from dataclasses import dataclass, replace
+from functools import partial
+import torch
+from softprompt_nb.training.state import _held, _name_of
+@dataclass
+class Own:
+    term: object
+    weights: set
+    def __call__(self, v):
+        return v.sum() if v.dtype in {'a', 'bc', 'def', 'gh'} else self.term(v)
+own = Own(partial(lambda v, w: v.norm() * w, w=3.0), {'ij', 'kl', 'mn'})
+print(_held(own), _name_of(own))
+"""
+    told = set()
+    for seed in "12":
+        alike = dict(env=os.environ | dict(PYTHONHASHSEED=seed), capture_output=True, check=True, text=True)
+        told.add(subprocess.run([sys.executable, "-c", program], **alike).stdout)
+    assert len(told) == 1 and "0x" not in told.pop()
+
+
+def test_a_state_of_a_dataclass_from_before_its_values_were_noted_goes_on(tmp_path):
+    lm, path = lm_of("llama"), tmp_path / "s.safetensors"
+    term = Weighted(Signature(), weight=0.5)
+
+    def begun(term):
+        return prepare(lm, SoftPrompt.init(lm, 4), EXAMPLES, None, Settings(steps=5), term)
+
+    old = begun(term)
+    old.origin = belongs(old) | dict(regularizer=repr(term), regularizer_values=None)
+    save_state(old, path)
+    load_state(begun(term), path)
+    with pytest.raises(ValueError, match="differ in regularizer, regularizer_values"):
+        load_state(begun(replace(term, weight=0.7)), path)

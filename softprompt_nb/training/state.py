@@ -6,9 +6,12 @@
 __all__ = ['data_fingerprint', 'belongs', 'restore_watchers', 'save_state', 'load_state']
 
 # %% ../../nbs/training/state.ipynb #t003
+import dis
 import functools
 import hashlib
 import json
+import re
+import sys
 import types
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass, replace
@@ -51,61 +54,180 @@ def _token_fingerprint(rows):
 
 # %% ../../nbs/training/state.ipynb #c018
 def _name_of(regularizer):
-    "What tells a regulariser from another: its fields if it has any, else the name of its function or class."
+    "The name of a regulariser's function or class."
     if regularizer is None:
         return None
-    if is_dataclass(regularizer):
-        return repr(regularizer)
     return getattr(regularizer, "__qualname__", type(regularizer).__qualname__)
 
+
+def _without_addresses(text):
+    "A repr without the places in memory of functions and objects in it."
+    return re.sub(r" at 0x[0-9A-Fa-f]+", "", text)
+
+# %% ../../nbs/training/state.ipynb #n0c76f41
+_WRITTEN = (bool, int, float, complex, str, bytes, slice, type(...), torch.dtype, torch.device)
+_PLAIN = (*_WRITTEN, tuple, frozenset, torch.Tensor, np.ndarray)
+
+
+def _function_in(value):
+    "The function of a method, a property or a cache; None where there is none."
+    if isinstance(value, (staticmethod, classmethod, types.MethodType)):
+        value = value.__func__
+    elif isinstance(value, property):
+        value = value.fget
+    elif isinstance(value, (functools.cached_property, functools.partialmethod)):
+        value = value.func
+    value = getattr(value, "__wrapped__", value) if isinstance(value, _CACHE) else value
+    return value if isinstance(value, types.FunctionType) else None
+
+
+_CACHE = type(functools.cache(len))
+
+
+def _is_own(part):
+    "Is a function or a class the user's, and not a library's?"
+    module = part.__module__ or ""
+    if module == "__main__":
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    root = module.partition(".")[0]
+    return root not in {*sys.stdlib_module_names, "softprompt_nb", "torch"} and "-packages" not in file
+
+
+def _fields(part):
+    "The attributes of an object."
+    slots = [name for kind in type(part).__mro__ for name in getattr(kind, "__slots__", ())]
+    return {name: getattr(part, name) for name in slots if hasattr(part, name)} | getattr(part, "__dict__", {})
+
+
+def _own_methods(kind):
+    "What a class computes: its methods and constants by name, and those that it inherits; not what libraries do."
+    found = {}
+    for each in reversed(kind.__mro__):
+        for name, value in vars(each).items():
+            function = _function_in(value)
+            special = name.startswith("__") and name != "__call__"
+            if not special and (_is_own(function) if function else _is_own(each) and isinstance(value, _PLAIN)):
+                found[f"class.{name}"] = function or value
+    return found
+
 # %% ../../nbs/training/state.ipynb #n40d9211
-def _held(part, depth=4):
-    "The plain values that a regulariser holds, as JSON takes them; None for what is not plain."
-    if part is None or isinstance(part, (bool, int, float, str)):
+def _held(part, depth=4, seen=None):
+    "What a regulariser computes and holds, as JSON takes it and any process writes it; None for what is not plain."
+    seen = [] if seen is None else seen  # functions that stand there already
+    if part is None or isinstance(part, _WRITTEN):
         return repr(part)
     if isinstance(part, (torch.Tensor, np.ndarray, np.generic)):
         return tensor_hash(torch.as_tensor(part))
-    if depth == 0 or isinstance(part, (type, torch.nn.Parameter)):
-        return None
-    if isinstance(part, (list, tuple)):
-        return [_held(each, depth - 1) for each in part]
-    if isinstance(part, dict):
-        return {str(key): _held(each, depth - 1) for key, each in part.items()}
-    if isinstance(part, functools.partial):
-        return _held([part.func, part.args, part.keywords], depth)
-    if isinstance(part, types.MethodType):
-        return _held([part.__self__, part.__func__], depth)
     if isinstance(part, types.FunctionType):
-        return _held(_of_function(part), depth)
+        if part in seen:
+            return part.__qualname__
+        seen.append(part)
+        return _held(_of_function(part), 6, seen)
     if isinstance(part, FrozenLM):
         return part.fingerprint
-    return _held(getattr(part, "__dict__", None) or None, depth - 1)
+    if depth == 0:
+        return None
+    if isinstance(part, (list, tuple)):
+        return [_held(each, depth - 1, seen) for each in part]
+    if isinstance(part, (set, frozenset)):
+        return sorted(json.dumps(_held(each, depth - 1, seen)) for each in part)  # each process has its own order
+    if isinstance(part, dict):
+        return {str(key): _held(each, depth - 1, seen) for key, each in part.items()}
+    if isinstance(part, functools.partial):
+        return _held([part.func, part.args, part.keywords], depth, seen)
+    if isinstance(part, types.MethodType):
+        return _held([part.__self__, part.__func__], depth, seen)
+    name = getattr(part, "__qualname__", getattr(part, "__name__", None))
+    if name and not isinstance(part, type):
+        return str(name)  # a function that is not written in Python, a module
+    kind = part if isinstance(part, type) else type(part)
+    fields = {} if isinstance(part, type) else _fields(part)
+    return _held(fields | {"class": kind.__qualname__} | _own_methods(kind), depth - 1, seen)
+
+# %% ../../nbs/training/state.ipynb #n2cd7f5a
+def _with_inner(code):
+    "A function's code, and that of the functions in it."
+    inner = [value for value in code.co_consts if isinstance(value, types.CodeType)]
+    return [code, *(each for part in inner for each in _with_inner(part))]
+
+
+def _code_hash(codes):
+    "A hash of steps, names and constants, docstrings aside."
+    steps = []
+    for code in codes:
+        constants = [value for value in code.co_consts[_has_docstring(code) :] if not isinstance(value, types.CodeType)]
+        steps.append([code.co_code.hex(), code.co_names, _held(constants, 99)])
+    return hashlib.sha256(json.dumps(steps).encode()).hexdigest()[:16]
+
+
+def _has_docstring(code):
+    "Is a function's first constant its docstring? Lambdas and comprehensions have none."
+    if sys.version_info >= (3, 13):
+        return bool(code.co_flags & 0x4000000)
+    return not code.co_name.startswith("<") and bool(code.co_consts) and isinstance(code.co_consts[0], str)
+
+# %% ../../nbs/training/state.ipynb #ne2d3ad0
+_FILLED = (list, dict, set)
+_FILLS = {*"append extend insert add update setdefault pop remove discard clear appendleft".split()}
 
 
 def _of_function(function):
-    "What a function computes with besides its arguments: closure, defaults, numbers in it, globals."
-    code = function.__code__
-    closure = [_content(cell) for cell in function.__closure__ or ()]
-    known = {name: function.__globals__[name] for name in code.co_names if name in function.__globals__}
+    "What a function computes, and with what besides its arguments: code, closure, defaults, what it names."
+    codes = _with_inner(function.__code__)
+    closure = dict(zip(function.__code__.co_freevars, map(_content, function.__closure__ or ())))
+    named = {name: value for name, value in _named(function, codes).items() if _counts(value)}
+    if _fills(codes):  # lists and tables are its memory
+        closure, named = map(_without_filled, (closure, named))
     return dict(
-        closure=dict(zip(code.co_freevars, closure)),
+        closure=closure,
         defaults=[function.__defaults__, function.__kwdefaults__],
-        constants=[value for value in code.co_consts if isinstance(value, (int, float))],
-        names=list(code.co_names),
-        globals={name: value for name, value in known.items() if isinstance(value, _PLAIN)},
+        code=_code_hash(codes) if _is_own(function) else f"{function.__module__}.{function.__qualname__}",
+        globals=named if _is_own(function) else None,
     )
 
 
-_PLAIN = (bool, int, float, str, torch.Tensor, np.ndarray)
+def _without_filled(known):
+    return {name: value for name, value in known.items() if not isinstance(value, _FILLED)}
 
 
 def _content(cell):
-    "What a cell of a closure holds; None while it holds nothing, and for lists and tables, which calls may fill."
+    "What a cell of a closure holds; None while it holds nothing."
     try:
-        held = cell.cell_contents
+        return cell.cell_contents
     except ValueError:
         return None
-    return None if isinstance(held, (list, dict, set)) else held
+
+
+def _fills(codes):
+    "May a function write into a list or table?"
+    steps = {step.opname for code in codes for step in dis.get_instructions(code)}
+    return bool(
+        steps & {"STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE"}
+        or _FILLS & {name for code in codes for name in code.co_names}
+    )
+
+
+def _named(function, codes):
+    "What the names in a function's code stand for, in its module and in the modules that it names."
+    names = dict.fromkeys(name for code in codes for name in code.co_names)
+    known, spaces, read = {}, [("", function.__globals__)], set()
+    for prefix, space in spaces:  # which grows
+        for name in filter(space.__contains__, names):
+            value = known[prefix + name] = space[name]
+            if isinstance(value, types.ModuleType) and value not in read:
+                read.add(value)
+                spaces.append((f"{value.__name__}.", vars(value)))
+    return known
+
+
+def _counts(value):
+    "Does what a name stands for bear on what a function computes? Values do, and what is one's own."
+    function = _function_in(value)
+    if function:
+        return _is_own(function)
+    kind = value if isinstance(value, type) else type(value)
+    return isinstance(value, (*_PLAIN, *_FILLED, functools.partial, FrozenLM)) or bool(_own_methods(kind))
 
 # %% ../../nbs/training/state.ipynb #ndc99ce6
 def belongs(
@@ -132,7 +254,7 @@ def _belongs(tuning):
         data=data_fingerprint(tuning.examples),
         valid=data_fingerprint(tuning.valid or []),
         regularizer=_name_of(tuning.regularizer),
-        regularizer_values=None if is_dataclass(tuning.regularizer) else _held(tuning.regularizer),
+        regularizer_values=_held(tuning.regularizer),
         configuration=tuning.lm.identity.config,
         dtype=str(tuning.lm.dtype),
         chat_template=hashlib.sha256(template.encode()).hexdigest()[:16],
@@ -219,11 +341,14 @@ def load_state(
     there = note.get("belongs", {})
     if "model" in there and not tuning.lm.difference(dict(fingerprint=there["model"])):
         there["model"] = tuning.lm.fingerprint  # version 0.1 wrote it in another form
-    here = belongs(tuning)
+    here = json.loads(json.dumps(belongs(tuning)))  # as it comes back from a file
     if not config_difference(there.get("configuration", {}), here["configuration"]):
         there["configuration"] = here["configuration"]  # a later version knows more settings
     for key in ("regularizer_values", "dtype", "chat_template", "tokens", "valid_tokens"):
-        there.setdefault(key, json.loads(json.dumps(here[key])))  # a state from before they were noted
+        there.setdefault(key, here[key])  # a state from before they were noted
+    before = is_dataclass(tuning.regularizer) and there["regularizer_values"] is None  # a dataclass's repr alone
+    if before and _without_addresses(there["regularizer"]) == _without_addresses(repr(tuning.regularizer)):
+        there |= {key: here[key] for key in ("regularizer", "regularizer_values")}
     difference = _difference(here, there)
     if difference:
         raise ValueError(
