@@ -4,7 +4,7 @@ correlations, and the comparison of arms."""
 import math
 
 from softprompt_nb.tda.evolution import evolution, random_walks, rank_correlation, shape_at_end
-from softprompt_nb.tda.persistence import persistence
+from softprompt_nb.tda.persistence import Diagram, persistence
 from softprompt_nb.tda.summaries import (
     DISTANCES,
     against_null,
@@ -123,13 +123,32 @@ def test_curves_and_images():
     assert betti_curve(dgms[0], x).tolist() == [1 + sum(1 for d in dgms[0].deaths if d > v) for v in x]
     b = dgms[1].numpy()
     tents = np.sort(np.clip(np.minimum(x[:, None] - b[:, 0], b[:, 1] - x[:, None]), 0, None), 1)[:, ::-1]
-    assert np.abs(landscape(dgms[1], (0, 3), 40, 2)[0] - tents[:, 0]).max() < 0.1
+    assert np.abs(landscape(dgms[1], (0, 3), 40, 2)[0] - tents[:, 0]).max() < 1e-9
     empty = persistence(torch.ones(3, 2))[1]
     assert (
         not landscape(empty, (0, 1), 10).any()
         and not image(empty, (0, 1), (0, 1), 0.1).any()
         and image(dgms[1], (0, 2), (0, 1), 0.1).shape == image(empty, (0, 2), (0, 1), 0.1).shape
     )
+
+
+def diagram(*bars):
+    births, deaths = torch.tensor(bars, dtype=torch.float64).reshape(-1, 2).T
+    return Diagram(1, births, deaths, None, torch.zeros(len(bars), 2, dtype=torch.long))
+
+
+@given(st.lists(st.tuples(st.floats(0, 3), st.floats(0.1, 2)), max_size=6), st.floats(0, 2), st.floats(0.1, 3))
+def test_a_landscape_is_its_definition_wherever_the_grid_begins(bars, start, width):
+    got = landscape(diagram(*((b, b + length) for b, length in bars)), (start, start + width), 9, 3)
+    assert got.shape == (3, 9)
+    for i, x in enumerate(np.linspace(start, start + width, 9)):
+        tents = sorted((max(0.0, min(x - b, b + length - x)) for b, length in bars), reverse=True)
+        assert np.allclose(got[:, i], (tents + [0, 0, 0])[:3], atol=1e-9)
+
+
+def test_a_landscape_counts_what_was_born_before_its_grid():
+    got = landscape(diagram((0, 2), (0, 3), (1.2, 1.9)), (1, 3), 21)[0]
+    assert np.allclose(got[:6], [1, 1.1, 1.2, 1.3, 1.4, 1.5]) and np.allclose(got[6:], np.arange(1.4, -0.05, -0.1))
 
 
 @pytest.mark.parametrize("spread", ["isotropic", "covariance"])
