@@ -8,6 +8,7 @@ from softprompt_nb.tda.persistence import Diagram, persistence
 from softprompt_nb.tda.summaries import (
     DISTANCES,
     against_null,
+    beside_null,
     betti_curve,
     diagram_distance,
     distance_against_null,
@@ -21,6 +22,7 @@ from softprompt_nb.tda.summaries import (
 
 import numpy as np
 import pandas as pd
+import persim
 import pytest
 import torch
 from hypothesis import given, settings
@@ -151,6 +153,42 @@ def test_a_landscape_counts_what_was_born_before_its_grid():
     assert np.allclose(got[:6], [1, 1.1, 1.2, 1.3, 1.4, 1.5]) and np.allclose(got[6:], np.arange(1.4, -0.05, -0.1))
 
 
+@pytest.mark.parametrize("births,lifetimes,pixel", [((0, 0.5), (0, 1), 0.25), ((0.5, 1.5), (0.25, 1), 0.125)])
+def test_an_image_is_persims(births, lifetimes, pixel):
+    for sigma in (None, 0.4):
+        variance = (sigma or pixel) ** 2 * np.eye(2)
+        imager = persim.PersistenceImager(births, lifetimes, pixel, kernel_params=dict(sigma=variance.tolist()))
+        bars = diagram((0.1, 0.39), (0.6, 1.4), (0.3, 2.0))
+        want = imager.transform(bars.numpy(), skew=True)
+        assert np.allclose(image(bars, births, lifetimes, pixel, sigma), want, atol=1e-6)
+
+
+def test_rounding_takes_no_pixel_of_an_image():
+    for births, lifetimes, shape in (
+        ((0, 0.4), (0, 0.3), (4, 3)),
+        ((0, 0.7), (0, 0.6), (7, 6)),
+        ((0, 0.45), (0, 1), (5, 10)),
+    ):
+        assert image(diagram((0.1, 0.39)), births, lifetimes, 0.1).shape == shape
+        assert image(diagram(), births, lifetimes, 0.1).shape == shape
+    spot = image(diagram((0.35, 0.6)), (0, 0.4), (0, 0.3), 0.1)
+    assert np.unravel_index(spot.argmax(), spot.shape) == (3, 2), "a bar is in its own pixel"
+    assert image(diagram((1, 2)), (-9, 9), (-9, 9), 0.5).sum() == pytest.approx(1), "all of its lifetime"
+
+
+def test_what_is_no_number_has_no_p():
+    null = [dict(h=float(h)) for h in range(9)]
+    row = beside_null(dict(h=math.nan), null, 0.8).loc["h"]
+    assert math.isnan(row.p) and math.isnan(row.value) and row["median"] == 4
+    with pytest.warns(UserWarning, match="h: 3 of 12 clouds of the null have no number"):
+        part = beside_null(dict(h=9.0), null + [dict(h=math.nan)] * 3, 0.8).loc["h"]
+    assert part.equals(beside_null(dict(h=9.0), null, 0.8).loc["h"])
+    with pytest.warns(UserWarning, match="2 of 2"):
+        assert (
+            beside_null(dict(h=9.0), [dict(h=math.nan)] * 2, 0.8).loc["h", ["low", "median", "high", "p"]].isna().all()
+        )
+
+
 @pytest.mark.parametrize("spread", ["isotropic", "covariance"])
 def test_null_clouds_have_the_number_dimension_and_spread(spread):
     x = 7 + cloud(12, 5) * torch.tensor([5.0, 1, 1, 0.1, 2])
@@ -273,6 +311,7 @@ def test_rank_correlation_is_spearmans(n, seed):
         (lambda: evolution(torch.ones(3, 4)), "trajectory"),
         (lambda: evolution(torch.ones(3, 4, 2), [0, 1]), "2 steps for 3"),
         (lambda: gaussian_clouds(torch.ones(3, 2), spread="uniform"), "isotropic"),
+        (lambda: image(diagram((0, 1)), (0, 1), (0, 1), 0.1, sigma=0), "above zero"),
         (lambda: rank_correlation(pd.DataFrame(dict(x=[1.0, 2], y=[1.0, 2])), "x", "y"), "at least four"),
     ],
 )

@@ -277,6 +277,18 @@ def test_single_precision_keeps_order_and_type():
     assert all((d.births <= d.deaths).all() and d.deaths.dtype == torch.float32 for d in persistence(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_points_of_16_bits_have_exact_diagrams(dtype):
+    x = (5 * cloud(20, 64)).to(dtype)
+    for maxdim in (1, 2):
+        for got, want in zip(persistence(x, maxdim), persistence(x.double(), maxdim), strict=True):
+            assert got.deaths.dtype == torch.float32 and len(got) == len(want)
+            assert np.allclose(got.numpy(), want.numpy(), rtol=1e-6, atol=0)
+    rows = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(persistence(rows)[0].lifetimes.sum(), rows)
+    assert grad.dtype == dtype and grad.isfinite().all()
+
+
 def test_noise_on_the_diagonal_cannot_come_in():
     """The matrix product leaves the diagonal of a single precision cdist far from zero; ripser would read births out
     of it."""

@@ -286,7 +286,8 @@ def _diagrams(points: torch.Tensor, maxdim: int, metric: str, normalize: str | N
     if normalize:
         scale = pairs.mean() if pairs.any() else pairs.new_ones(())
         read = read / (scale.detach() if normalize == "fixed" else scale)
-    values = read.to(points.dtype).split([len(column) for column in columns])
+    kind = torch.promote_types(points.dtype, torch.float32)  # 16 bits would lose a loop's lifetime, a small difference
+    values = read.to(kind).split([len(column) for column in columns])
     out = [Diagram(0, torch.zeros_like(values[0]), values[0], None, _edges(bars[0][:, 1], n))]
     for k in range(1, len(bars)):
         births, deaths = values[2 * k - 1], values[2 * k]
@@ -299,7 +300,7 @@ def persistence(
     maxdim: int = 1,  # up to which dimension: 0 components, 1 loops, 2 hollows
     metric: str = "euclidean",  # "euclidean", "cosine", "correlation", or "precomputed" for (n, n) distances
     normalize: str | None = None,  # over the mean distance: "mean" with its gradient, "fixed" a constant, None: raw
-) -> Diagrams | list[Diagrams]:  # a list for several clouds
+) -> Diagrams | list[Diagrams]:  # a list for several clouds; numbers of the points' type, of 32 bits at least
     """Vietoris-Rips persistence diagrams with their critical edges, differentiable in the points.
 
     Hollows are ripser's (Bauer 2021). Raises ValueError for what is no cloud."""

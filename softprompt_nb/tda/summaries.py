@@ -8,6 +8,7 @@ __all__ = ['DISTANCES', 'total_persistence', 'persistence_entropy', 'summarize',
 
 # %% ../../nbs/tda/summaries.ipynb #c003
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 import persim
 import torch
+from scipy.special import ndtr
 
 # %% ../../nbs/tda/summaries.ipynb #c005
 def total_persistence(
@@ -95,12 +97,20 @@ def image(
     births: tuple[float, float],  # first and last birth
     lifetimes: tuple[float, float],  # first and last lifetime
     pixel: float,  # side of a pixel, a distance
-) -> np.ndarray:  # (births, lifetimes) in pixels
-    "The persistence image, weighted by lifetime, by persim (Adams et al. 2017)."
-    imager = persim.PersistenceImager(births, lifetimes, pixel)
-    if not len(diagram):
-        return np.zeros(imager.resolution)
-    return imager.transform(diagram.numpy(), skew=True)
+    sigma: float | None = None,  # width of a bar's spot, a distance: a standard deviation; None: one pixel
+) -> np.ndarray:  # (births, lifetimes) in pixels that cover both ranges
+    "The persistence image, weighted by lifetime (Adams et al. 2017); raises ValueError for no pixel and no width."
+    sigma = pixel if sigma is None else sigma
+    if not min(pixel, sigma) > 0:
+        raise ValueError(f"pixel={pixel}, sigma={sigma}: give distances above zero.")
+    born, died = diagram.numpy().T[:, :, None]
+    lasted = died - born
+    shares = []
+    for (first, last), centres in ((births, born), (lifetimes, lasted)):
+        pixels = math.ceil((last - first) / pixel - 1e-9)  # rounding makes no pixel, and takes none away
+        edges = first + pixel * np.arange(pixels + 1)
+        shares.append(np.diff(ndtr((edges - centres) / sigma)))  # of a spot in each column or row of pixels
+    return (lasted * shares[0]).T @ shares[1]
 
 # %% ../../nbs/tda/summaries.ipynb #c014
 DISTANCES = dict(bottleneck=persim.bottleneck, wasserstein=persim.wasserstein, sliced=persim.sliced_wasserstein)
@@ -174,13 +184,25 @@ def beside_null(
     null: Iterable[dict[str, float]],  # the same for each cloud of the null
     level: float,  # coverage of the band
 ) -> pd.DataFrame:  # a row for each number: value, low, median, high, p
-    "Numbers with their band and two-sided p under a null."
+    """Numbers with their band and two-sided p under a null; one that is not a number (NaN) has no p.
+
+    Clouds of the null that have none (the mean of no bar, perhaps) are left out of the band and p, with a warning."""
     rows, null = {}, list(null)
     for name, value in values.items():
-        drawn = np.array([one[name] for one in null], float)
-        low, median, high = np.quantile(drawn, [(1 - level) / 2, 0.5, (1 + level) / 2])
-        as_far = min((drawn <= value).sum(), (drawn >= value).sum()) + 1  # itself included, so that p is never zero
-        p = min(1.0, 2 * as_far / (len(drawn) + 1))
+        every = np.array([one[name] for one in null], float)
+        drawn = every[~np.isnan(every)]
+        if len(drawn) < len(every):
+            warnings.warn(
+                f"{name}: {len(every) - len(drawn)} of {len(every)} clouds of the null have no number (NaN) and are "
+                "left out: the band and p are of those that have one.",
+                stacklevel=2,
+            )
+        low = median = high = p = math.nan
+        if len(drawn):
+            low, median, high = np.quantile(drawn, [(1 - level) / 2, 0.5, (1 + level) / 2])
+        if len(drawn) and not math.isnan(value):
+            as_far = min((drawn <= value).sum(), (drawn >= value).sum()) + 1  # itself included: p is never zero
+            p = min(1.0, 2 * as_far / (len(drawn) + 1))
         rows[name] = dict(value=float(value), low=low, median=median, high=high, p=p)
     return pd.DataFrame(rows).T
 
