@@ -9,6 +9,7 @@ from softprompt_nb.engine.inference import loss_on
 from softprompt_nb.files import read_tensors
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training.callbacks import Callback, EarlyStop, JSONLLog, Track
+from softprompt_nb.training.many import tune_many
 from softprompt_nb.training.step import RELATIVE_LR, Settings, ShuffledBatches
 from softprompt_nb.training.tuning import TuningDiverged, tune
 
@@ -142,6 +143,74 @@ def test_an_interrupt_keeps_the_best_so_far_and_says_so(lm, capsys):
     assert len(run.history) == 7 and run.record["outcome"] == "interrupted"
     best = run.history.smooth.idxmin() + 1
     assert run.record["prompt_of_step"] == best and run.prompt.info["steps"] == best
+
+
+class StopsAt(Callback):
+    "Asks to stop at a step, and keeps what `valid` was when it was told of the end."
+
+    def __init__(self, step):
+        self.step = step
+
+    def after_step(self, tuning):
+        if tuning.step == self.step:
+            tuning.stop = "enough"
+
+    def after_fit(self, tuning):
+        self.valid = tuning.row.get("valid")
+
+
+@pytest.mark.parametrize("step", [2, 3, 5, 12])
+def test_the_step_where_a_callback_stops_is_measured_on_valid(exact_lm, step, tmp_path):
+    options = dict(valid=EXAMPLES[:5], eval_every=3)
+    stops = StopsAt(step)
+    run = quick(exact_lm, callbacks=[stops], state=tmp_path / "s", **options)
+    valid = run.history.valid.dropna()
+    due = [3, 6, 9, 12]
+    assert list(valid.index + 1) == sorted({*[k for k in due if k <= step], step})
+    assert run.record["outcome"] == "stopped" and run.record["prompt_of_step"] == valid.idxmin() + 1 > 0
+    last = SoftPrompt(run.trajectory[-1])
+    assert abs(loss_on(exact_lm, last, EXAMPLES[:5]).value - valid.iloc[-1]) < 1e-9
+    assert stops.valid == valid.iloc[-1]
+    again = quick(exact_lm, callbacks=[StopsAt(step)], state=tmp_path / "s", **options)
+    assert again.history.equals(run.history) and torch.equal(again.prompt.vectors, run.prompt.vectors)
+
+
+def test_lanes_that_stop_are_measured_on_valid_as_the_tunings_alone(exact_lm):
+    starts = [SoftPrompt.init(exact_lm, 4, seed=i) for i in range(3)]
+    options = dict(steps=6, batch_size=4, valid=EXAMPLES[:5], eval_every=4, progress=False)
+    stops = [2, 5, 3]
+    many = tune_many(exact_lm, starts, EXAMPLES, callbacks=lambda lane: [StopsAt(stops[lane])], **options)
+    for lane, start, step in zip(many, starts, stops):
+        run = tune(exact_lm, start, EXAMPLES, callbacks=[StopsAt(step)], **options)
+        assert len(lane.history) == len(run.history) == step
+        assert lane.record["prompt_of_step"] == run.record["prompt_of_step"] > 0
+        assert (lane.history.valid - run.history.valid).abs().max() < 1e-9 and lane.history.valid.notna().iloc[-1]
+
+
+def test_lack_of_memory_for_the_last_evaluation_takes_no_further_step(exact_lm, monkeypatch):
+    from softprompt_nb.training import step
+
+    real, calls = step.target_logprobs, []
+
+    def sometimes(*args, **options):
+        calls.append(1)
+        if len(calls) <= 7:  # passes of 64 rows down to 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*args, **options)
+
+    monkeypatch.setattr(step, "target_logprobs", sometimes)
+    options = dict(batch_size=4, valid=EXAMPLES[:5], callbacks=[StopsAt(2)])
+    with pytest.warns(UserWarning, match="do not fit in memory"):
+        run = quick(exact_lm, **options)
+    assert len(calls) == 8 and len(run.history) == 2 and run.history.valid.notna().iloc[-1]
+
+
+def test_before_the_first_look_at_valid_an_interrupt_gives_the_best_by_the_running_mean(lm):
+    run = quick(lm, callbacks=[Interrupt()], valid=EXAMPLES[:5])
+    best = run.history.smooth.idxmin() + 1
+    assert run.record["prompt_of_step"] == best and "valid" not in run.history
+    want = quick(lm, callbacks=[Interrupt()])
+    assert torch.equal(run.prompt.vectors, want.prompt.vectors)
 
 
 def test_a_loss_that_is_no_number_stops_with_advice(lm):

@@ -507,14 +507,24 @@ def _evaluate(tunings):
             first = own.stop
 
 # %% ../../nbs/training/step.ipynb #n2keep
-def _keep(tuning):
-    "Checkpoint and best prompt after a step; the callbacks see it, and say whether it goes on."
-    tuning.settled = tuning.step
+def _take_best(tuning):
+    "Is the prompt the best so far? Until one has been measured on held-out examples, the running mean decides."
     score = tuning.row.get("valid") if tuning.valid else tuning.row["smooth"]
-    if score is not None and score < tuning.best_score:
-        tuning.best_score = score
+    if score is not None:
+        is_best = score < tuning.best_score
+    else:
+        is_measured = any("valid" in row for row in tuning.rows)
+        is_best = not is_measured and tuning.row["smooth"] == min(row["smooth"] for row in tuning.rows)
+    if is_best:
+        tuning.best_score = math.inf if score is None else score
         tuning.best_step = tuning.step
         tuning.best = tuning.copy()
+
+
+def _keep(tuning):
+    "Checkpoint and best prompt after a step; the callbacks see it, and may ask to stop."
+    tuning.settled = tuning.step
+    _take_best(tuning)
     if tuning.step in tuning.keep_at:
         tuning.kept[tuning.step] = tuning.copy()
     try:
@@ -523,10 +533,21 @@ def _keep(tuning):
     except Exception as e:
         tuning.fail(e)
         return
-    if tuning.stop:
-        tuning.end("stopped", f"stopped: {tuning.stop}")
-    elif tuning.step == tuning.steps:
+    if tuning.step == tuning.steps and not tuning.stop:
         tuning.end("done", "all steps done")
+
+
+def _is_stopping(tuning):
+    "Has a callback asked to stop behind a step, and is that still to be done?"
+    return tuning.outcome == "running" and bool(tuning.stop) and 0 < tuning.step == tuning.settled
+
+
+def _stop(tunings):
+    "End tunings that were asked to, each with the loss of its last prompt on its held-out examples."
+    _evaluate([tuning for tuning in tunings if tuning.valid and "valid" not in tuning.row])
+    for tuning in tunings:
+        _take_best(tuning)
+        tuning.end("stopped", f"stopped: {tuning.stop}")
 
 # %% ../../nbs/training/step.ipynb #c016
 def step_together(
@@ -536,7 +557,8 @@ def step_together(
 
     Called again after an error for lack of memory, it goes on where it was: no step is taken twice."""
     start = time.perf_counter()
-    moving = [tuning for tuning in tunings if tuning.settled == tuning.step]
+    left = any(map(_is_stopping, tunings))  # by a call that memory did not suffice for: it is brought to its end first
+    moving = [tuning for tuning in tunings if tuning.settled == tuning.step and not left]
     if moving:
         losses, penalties, grads = _gradients(moving)
         numbers = _numbers(moving, losses, grads)
@@ -549,6 +571,9 @@ def step_together(
         _evaluate(due)
     for tuning in going:
         _keep(tuning)
+    stopping = [tuning for tuning in tunings if _is_stopping(tuning)]
+    if stopping:
+        _stop(stopping)
     share = (time.perf_counter() - start) / len(tunings)
     for tuning in tunings:
         tuning.seconds += share
