@@ -8,6 +8,7 @@ __all__ = ['Written', 'separator_advice', 'columns_to_rows', 'Table', 'read_file
 # %% ../nbs/rows.ipynb #na90ca0d
 import csv
 import json
+import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -439,6 +440,16 @@ def _is_nothing(value):
     return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
 
 
+class _Refused(ValueError):
+    "A sentence that names the row."
+
+
+def _refuse_nothing(value, name, i):
+    "ValueError for a part of a row that is nothing."
+    if _is_nothing(value):
+        raise _Refused(f"Row {i} has nothing in {name!r}: fill it in, or drop the row.")
+
+
 def _is_whole_float(value):
     "Is it a float without a fraction, whose text is not at hand?"
     return type(value) is float and value.is_integer()
@@ -456,6 +467,29 @@ def _column_of(name):
         if letter in ".[":
             return name[:i]
     return name
+
+# %% ../nbs/rows.ipynb #n2c60f2b
+_LAYOUT = re.compile(r"(.?[<>^=])?[-+ ]?[0-9]*[,_]?s?", re.DOTALL)  # a form that names no kind and no digits
+
+
+def _laid_out(text, spec, is_number):
+    "A text in its place, a number's digits as they are; ValueError for a number with an exponent and a sign."
+    if not is_number or spec.endswith("s"):
+        return format(text, spec)
+    if str(Decimal(text)) == text:
+        return format(Decimal(text), spec)
+    if re.fullmatch(r"(.?[<>^])?([1-9][0-9]*)?", spec, re.DOTALL) is None:
+        raise ValueError(f"its exponent takes no {spec!r}: say which kind and digits, as in :.2f or :g")
+    return format(text, spec if re.match(".?[<>^]", spec, re.DOTALL) else f">{spec}")
+
+
+def _by_its_kind(value, spec):
+    "A number or a day in the form that a template names; ValueError for a form that is not of its kind."
+    if isinstance(value, (bool, np.bool_)):
+        raise ValueError("a truth value is no number")
+    if hasattr(value, "strftime") and "%" not in spec:
+        raise ValueError("no part of the day is named, as in :%Y-%m-%d")
+    return format(value, spec)
 
 # %% ../nbs/rows.ipynb #n2f7ebbe
 class Filler:
@@ -493,25 +527,39 @@ class Filler:
         own = {name: _in_own_precision(row[name], narrow[name]) for name in self.asked if name in narrow}
         return ["".join(self._pieces(parts, {**row, **own}, i)) for parts in self.parts]
 
-    def _pieces(self, parts, row, i):
-        "The pieces of one text."
-        formatter = string.Formatter()
-        for literal, name, spec, conversion in parts:
-            yield literal
-            if name is None:
-                continue
-            try:
-                value, _ = formatter.get_field(name, (), row)
-                if spec or conversion:
-                    yield format(formatter.convert_field(value, conversion), spec.format_map(row))
-                    continue
-            except (KeyError, IndexError, AttributeError, TypeError, ValueError) as e:
-                cell = row[_column_of(name)]
-                said = f"({type(e).__name__}: {e}); the cell is {cell!r:.80}"
-                raise ValueError(f"Row {i}: {{{name}}} cannot be written {said}.") from None
-            yield self.text(value, name, i)
-
 # %% ../nbs/rows.ipynb #n6592127
+@patch
+def _pieces(self: Filler, parts, row, i):
+    "The pieces of one text."
+    formatter = string.Formatter()
+    for literal, name, spec, conversion in parts:
+        yield literal
+        if name is None:
+            continue
+        try:
+            value, _ = formatter.get_field(name, (), row)
+            yield self._piece(value, name, spec.format_map(row), conversion, i)
+        except _Refused:
+            raise
+        except (KeyError, IndexError, AttributeError, TypeError, ValueError) as e:
+            cell = row[_column_of(name)]
+            said = f"({type(e).__name__}: {e}); the cell is {cell!r:.80}"
+            raise ValueError(f"Row {i}: {{{name}}} cannot be written {said}.") from None
+
+
+@patch
+def _piece(self: Filler, value, name, spec, conversion, i):
+    "What stands for one field; a width or a conversion leaves its text as it is."
+    if not conversion and _LAYOUT.fullmatch(spec) is None:
+        _refuse_nothing(value, name, i)
+        return _by_its_kind(value, spec)
+    text = self.text(value, name, i)
+    if isinstance(value, str):
+        text = string.Formatter().convert_field(text, conversion)
+    is_number = not (conversion or isinstance(value, (str, bool, np.bool_)))
+    return _laid_out(text, spec, is_number)
+
+
 @patch
 def text(
     self: Filler,
@@ -520,12 +568,11 @@ def text(
     i: int,  # number of the row, for messages
 ) -> str:
     "What a cell is written as; raises ValueError where that is not plain."
-    if _is_nothing(value):
-        raise ValueError(f"Row {i} has nothing in {name!r}: fill it in, or drop the row.")
+    _refuse_nothing(value, name, i)
     if isinstance(value, (bool, np.bool_)):
         return self.table.words.get(bool(value), str(value))
     if not isinstance(value, _HAVE_A_TEXT):
-        raise ValueError(
+        raise _Refused(
             f"Row {i} has a {type(value).__name__} in {name!r} ({value!r:.60}), which can be written in more than "
             f"one way: name a part of it, as in {{{name}[0]}}, say how, as in {{{name}:%Y-%m-%d}} for a day, or "
             "give a function as the format."
@@ -535,7 +582,7 @@ def text(
         if name not in self.whole:
             self.whole[name] = _all_whole(self.table.rows, name)
         if self.whole[name]:
-            raise ValueError(
+            raise _Refused(
                 f"Row {i} has {value} in column {name!r}, where all numbers are floats without a fraction, as pandas "
                 f"makes them of whole numbers with a gap: write {{{name}:.0f}} for {value:.0f}, {{{name}:.1f}} for "
                 f"{value:.1f}, or read the table with {_AS_TEXT}."

@@ -187,9 +187,9 @@ def test_parts_of_cells_are_written_in_their_precision(tmp_path):
     nested = pa.struct(dict(a=pa.list_(single), b=pa.float64(), c=pa.map_(pa.string(), single)))
     cell = dict(a=[0.1, None, 2.7], b=0.1, c=[("k", 0.3)])
     pq.write_table(pa.table(dict(text=["x"], cell=pa.array([cell], nested))), tmp_path / "x.parquet")
-    parts = "{cell[a][0]} {cell[a][2]:>5} {cell[b]} {cell[c][0][1]} {cell[a]!s}"
+    parts = "{cell[a][0]} {cell[a][2]:>5} {cell[b]} {cell[c][0][1]}"
     for source in (tmp_path / "x.parquet", pq.read_table(tmp_path / "x.parquet").to_pandas(types_mapper=pd.ArrowDtype)):
-        assert load_examples(source, format=("{text}", parts))[0].target == "0.1   2.7 0.1 0.3 [0.1, None, 2.7]"
+        assert load_examples(source, format=("{text}", parts))[0].target == "0.1   2.7 0.1 0.3"
     pq.write_table(
         pa.table(dict(text=["x"], cell=pa.array([[0.25, 3.0]], pa.list_(single, 2)))), tmp_path / "y.parquet"
     )
@@ -251,6 +251,68 @@ def test_sources_whose_meaning_is_plain(tmp_path):
     for limit in (-1, 2.5, True):
         with pytest.raises(ValueError, match="limit="):
             load_examples(want, limit=limit)
+
+
+NUMBERS = st.one_of(
+    st.sampled_from(["1.10", "-0.0", "1E5", "1e-7", "100.0", "-0", "0.10", "12345678901234567890.10", "-2.50e+3"]),
+    st.decimals(allow_nan=False, allow_infinity=False, places=3).map(str),
+    st.integers().map(str),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(number=NUMBERS, fill=st.sampled_from(["", "*"]), align=st.sampled_from("<>^"), width=st.integers(1, 30))
+def test_a_width_or_a_conversion_leaves_a_cell_as_it_stands(folder, number, fill, align, width):
+    path = folder / "numbers.jsonl"
+    path.write_text(f'{{"x": {number}, "flag": true, "text": "a"}}\n', encoding="utf-8")
+    form = f"{fill}{align}{width}"
+
+    def written(template):
+        return load_examples(path, format=("{text}", template))[0].target
+
+    for cell, name in ((number, "x"), ("true", "flag"), ("a", "text")):
+        assert written(f"|{{{name}:{form}}}|") == f"|{format(cell, form)}|"
+        assert written(f"|{{{name}:{form}s}}|") == written(f"|{{{name}!s:{form}}}|") == f"|{format(cell, form)}|"
+    assert written("{x!r} {x!s} {flag!s} {flag!r} {text!r}") == f"{number} {number} true true 'a'"
+    assert written(f"|{{x:{width}}}") == "|" + number.rjust(width)
+
+
+@pytest.mark.parametrize(
+    "template, words",
+    [
+        ("{x:06}", "001.10"),
+        ("{x:+}", "+1.10"),
+        ("{big:,}", "1,000.10"),
+        ("{x:.1f}", "1.1"),
+        ("{x:s}", "1.10"),
+        ("{e:08}", "its exponent takes no '08'"),
+        ("{e:+}", "its exponent takes no"),
+        ("{flag:d}", "truth value is no number"),
+        ("{flag:.1f}", "truth value is no number"),
+        ("{flag:+}", "cannot be written"),
+        ("{many!s}", "has a list in 'many'"),
+        ("{many!r:>9}", "has a list in 'many'"),
+        ("{many[0]!s}", "nothing in 'many.0.'"),
+        ("{many[0]:.1f}", "nothing in 'many.0.'"),
+        ("{nan:.1f}", "nothing in column 'nan'"),
+    ],
+)
+def test_forms_are_of_the_cell_in_the_file_or_refused(template, words, tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"x": 1.10, "big": 1000.10, "e": -1E5, "flag": true, "many": [null, 1], "nan": NaN}\n')
+    if words[0] in "0+1":
+        assert load_examples(path, format=("", template))[0].target == words
+        return
+    with pytest.raises(ValueError, match=words):
+        load_examples(path, format=("", template))
+
+
+def test_a_form_does_not_pass_what_a_bare_name_may_not():
+    frame = pd.DataFrame(dict(day=pd.to_datetime(["2024-05-01"]), guests=[7.0]))
+    for template in ("{day:>12}", "{day!s}", "{day:YYYY}", "{day:d}", "{guests:>6}", "{guests!s}", "{guests!r}"):
+        with pytest.raises(ValueError, match="Row 0"):
+            load_examples(frame, format=("", template))
+    assert load_examples(frame, format=("", "{guests:.0f} {day:%d}"))[0].target == "7 01"
 
 
 def test_a_written_number_is_a_number():
