@@ -28,6 +28,7 @@ from softprompt_nb.studies.readable import (
 import pandas as pd
 import pytest
 from families import tiny
+from scipy.stats import ttest_1samp
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -174,7 +175,7 @@ def test_areas_are_those_of_rectangles():
     assert float(found.hypervolume["PEZ"]) == pytest.approx(area(1))
     assert float(found.hypervolume["random search"]) == pytest.approx(area(0))
     assert float(found.difference["PEZ"]) == pytest.approx(area(1) - area(0))
-    assert found.larger["PEZ"] == "8 of 8"
+    assert found.larger["PEZ"] == "2 of 2"
     assert found.difference["random search"] is None
     with pytest.raises(ValueError, match="no method 'x'"):
         hypervolumes(made(1.0, 0.0), against="x")
@@ -192,6 +193,45 @@ def test_claims_are_decided_by_their_intervals():
     assert worse["GCG: fluency costs accuracy"] == "refuted"
     without = prompt_claims(made(1.0, 0.0, methods=("PEZ", "random search"))).verdict
     assert without["RLPrompt: fluency costs accuracy"] == "not measured"
+
+
+def test_seeds_of_a_task_are_no_further_tasks():
+    "The same numbers under ten times as many seeds are no more certain."
+    table = made(3.0, 0.05, seeds=(0,))
+    on = (table.method == "PEZ") & (table.fluency == 1.0)
+    table.loc[on & (table.data == TASKS[0]), ["accuracy", "nats"]] -= 0.02
+    many = pd.concat([table.assign(seed=seed) for seed in range(10)])
+    one, ten = (by_lambda(each).set_index(["method", "fluency"]).loc[("PEZ", 1.0)] for each in (table, many))
+    for column in ("accuracy", "nats", "accuracy_change", "nats_change"):
+        assert (one[column].low, one[column].high) == pytest.approx((ten[column].low, ten[column].high))
+        assert one[column].n == ten[column].n == 2
+    assert (one.pairs, ten.pairs, one.tasks, ten.tasks) == (2, 20, 2, 2)
+    one, ten = (hypervolumes(each).loc["PEZ"] for each in (table, many))
+    for column in ("hypervolume", "difference"):
+        assert (one[column].low, one[column].high) == pytest.approx((ten[column].low, ten[column].high))
+    assert one.larger == ten.larger == "2 of 2"
+    one, ten = prompt_claims(table), prompt_claims(many)
+    assert one.p.astype(float).tolist() == pytest.approx(ten.p.astype(float).tolist(), nan_ok=True)
+
+
+def test_claims_are_corrected_for_their_number():
+    "An interval on one side of none is no verdict where ten were read; p is Student's, and Holm's by hand."
+    table = made(3.0, 0.0)
+    names = [f"lab:{name}" for name in "abcd"]
+    table = pd.concat([table[table.data == TASKS[0]].assign(data=name) for name in names])
+    on = (table.method == "PEZ") & (table.fluency == 1.0)
+    for name, change in zip(names, (0.05, 0.1, 0.15, 0.35)):
+        table.loc[on & (table.data == name), "accuracy"] -= change
+    claims = prompt_claims(table)
+    row = claims.loc["PEZ: fluency costs accuracy"]
+    p = ttest_1samp([-0.05, -0.1, -0.15, -0.35], 0).pvalue
+    assert row.p == pytest.approx(p, rel=1e-6) and 0.05 < p < 0.1  # its own interval holds none
+    by_hand = sorted(claims.p.astype(float))
+    expected = max(min(1, value * (len(by_hand) - i)) for i, value in enumerate(by_hand[: by_hand.index(row.p) + 1]))
+    assert row.p_holm == pytest.approx(expected)
+    table.loc[on & (table.data == names[3]), "accuracy"] += 0.15  # now the four are .05, .1, .15, .2
+    row = prompt_claims(table).loc["PEZ: fluency costs accuracy"]
+    assert row.high < 0 and row.p < 0.05 <= row.p_holm and row.verdict == "undecided"
 
 
 def test_an_interval_of_one_task_is_a_point_and_decides_nothing():

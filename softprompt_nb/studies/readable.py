@@ -31,7 +31,7 @@ from ..experiments.runs import Result, RunStore, Work, content_hash
 from ..lab.world import lab_task
 from ..lm import FrozenLM
 from ..load import cached_lm
-from ..measure import mean, over_runs, smallest_effect, verdict
+from ..measure import Measured, holm, mean, over_runs, smallest_effect, verdict
 from ..patching import patch
 from ..plots import axes, color_of
 from ..prompts import SoftPrompt
@@ -53,6 +53,7 @@ from ..translation.readings.verbalize import nearest_ids
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from scipy.stats import ttest_1samp
 
 # %% ../../nbs/studies/readable.ipynb #c005
 def _first_tokens(lm: FrozenLM, examples: Sequence) -> set:
@@ -404,10 +405,15 @@ def _searched(table: pd.DataFrame) -> pd.DataFrame:
     return table[table.method.isin(SEARCHES) & table.nats.notna()]
 
 
+def _over_tasks(values: pd.Series) -> Measured:
+    "A mean over tasks (level `data`), each the mean of its seeds, with Student's interval over tasks."
+    return over_runs(values.groupby("data").mean().tolist())
+
+
 def by_lambda(
     table: pd.DataFrame,  # as `hard_table` gives it
 ) -> pd.DataFrame:  # a row for each method and weight: accuracy, nats per token, their changes against weight 0
-    "What each weight of fluency changes, pair by pair of task and seed, with bootstrap intervals over pairs."
+    "What each weight of fluency changes, pair by pair of task and seed, with Student's intervals over tasks."
     searched = _searched(table)
     without = searched[searched.fluency == 0].set_index(_PAIR)
     rows = []
@@ -417,15 +423,16 @@ def by_lambda(
         row = dict(
             method=method,
             fluency=fluency,
-            accuracy=mean(group.accuracy),
-            nats=mean(group.nats),
+            accuracy=_over_tasks(group.set_index("data").accuracy),
+            nats=_over_tasks(group.set_index("data").nats),
+            tasks=pairs.get_level_values("data").nunique(),
             pairs=len(pairs),
         )
         if len(pairs) and fluency:
             after = with_it.loc[pairs]
             before = without.loc[pairs]
-            row["accuracy_change"] = mean(after.accuracy - before.accuracy)
-            row["nats_change"] = mean(after.nats - before.nats)
+            row["accuracy_change"] = _over_tasks(after.accuracy - before.accuracy)
+            row["nats_change"] = _over_tasks(after.nats - before.nats)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -458,23 +465,24 @@ def tenfold(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/readable.ipynb #c021
-def _areas(searched: pd.DataFrame) -> dict:
+def _areas(searched: pd.DataFrame) -> dict[str, pd.Series]:
     "Area under each method's frontier, by task and seed."
     reference = (0.0, -searched.nats.max())
     areas = {}
     for method, group in searched.groupby("method", sort=False):
-        areas[method] = {}
+        found = {}
         for pair, weights in group.groupby(["data", "seed"]):
             points = list(zip(weights.accuracy, -weights.nats))
-            areas[method][pair] = hypervolume(points, reference)
+            found[pair] = hypervolume(points, reference)
+        areas[method] = pd.Series(found).rename_axis(["data", "seed"])
     return areas
 
 
 def hypervolumes(
     table: pd.DataFrame,  # as `hard_table` gives it
     against: str = "random search",  # the method that the others are compared with
-) -> pd.DataFrame:  # a row for each method: hypervolume, its difference, and in how many pairs it is larger
-    """Area under each method's frontier of accuracy and minus nats per token, over tasks and seeds.
+) -> pd.DataFrame:  # a row for each method: hypervolume, its difference, and in how many tasks it is larger
+    """Area under each method's frontier of accuracy and minus nats per token, means over tasks.
 
     Raises ValueError for a method that the table lacks."""
     searched = _searched(table)
@@ -484,13 +492,12 @@ def hypervolumes(
     areas = _areas(searched)
     rows = {}
     for method, own in areas.items():
-        gain = [area - areas[against][pair] for pair, area in own.items() if pair in areas[against]]
-        larger = sum(difference > 0 for difference in gain)
-        rows[method] = dict(
-            hypervolume=mean(list(own.values())),
-            difference=None if method == against else mean(gain),
-            larger="" if method == against else f"{larger} of {len(gain)}",
-        )
+        rows[method] = dict(hypervolume=_over_tasks(own), difference=None, larger="")
+        gain = (own - areas[against]).dropna()
+        if method != against and len(gain):
+            difference = _over_tasks(gain)
+            larger = sum(task > 0 for task in difference.items)
+            rows[method] |= dict(difference=difference, larger=f"{larger} of {difference.n}")
     return pd.DataFrame(rows).T
 
 # %% ../../nbs/studies/readable.ipynb #c023
@@ -578,15 +585,26 @@ def changes(
     return _changed(table, column, methods, fluency).tolist()
 
 
+def _p_value(difference: Measured) -> float:
+    "Student's, against none; 1 for a single task."
+    if difference.n < 2:
+        return 1.0
+    if not np.ptp(difference.items):
+        return float(difference.value == 0)
+    return float(ttest_1samp(difference.items, 0.0).pvalue)
+
+
 def _claim(values: pd.Series, better: int) -> dict:
     "A mean over tasks (level `data`), and what its t interval says; `better` is 1 for a claim that it is larger."
     if not len(values):
-        return dict(value=math.nan, low=math.nan, high=math.nan, n=0, smallest=math.nan, verdict="not measured")
-    difference = over_runs(values.groupby("data").mean().tolist())
+        ends = dict.fromkeys(["value", "low", "high", "p"], math.nan)
+        return ends | dict(n=0, smallest=math.nan, verdict="not measured")
+    difference = _over_tasks(values)
     return dict(
         value=difference.value,
         low=difference.low,
         high=difference.high,
+        p=_p_value(difference),
         n=difference.n,
         smallest=smallest_effect(difference),
         verdict=verdict(difference, better),
@@ -596,8 +614,10 @@ def _claim(values: pd.Series, better: int) -> dict:
 def prompt_claims(
     table: pd.DataFrame,  # as `hard_table` gives it
     fluency: float = 1.0,  # the weight that is compared with none
-) -> pd.DataFrame:  # a row for each claim: mean difference, its interval, tasks, smallest effect, verdict
-    "What the paper says of readable prompts, and what it leaves open, against results."
+) -> pd.DataFrame:  # a row for each claim: mean difference, its interval, p, Holm's p, tasks, smallest effect, verdict
+    """What the paper says of readable prompts, and what it leaves open, against results.
+
+    A claim whose p is .05 or more after Holm's correction, over all that are measured, is undecided."""
     published = ("PEZ", "GCG", "RLPrompt")
     right = (table["rank"] == 1).astype(float)
     told = table.assign(right=right)
@@ -619,7 +639,12 @@ def prompt_claims(
         "(ours) fluency makes the task easier to tell (share told right)": change("right", published, 1),
         "(ours) a soft prompt's nearest tokens are another prompt (KL)": _claim(near.set_index("data").kl.dropna(), 1),
     }
-    return pd.DataFrame(rows).T
+    out = pd.DataFrame(rows).T
+    measured = out.index[out.n > 0]
+    out["p_holm"] = pd.Series(holm(out.p[measured].astype(float)), measured)
+    decided = out.verdict.isin(["agreed", "refuted"])
+    out.loc[decided & (out.p_holm >= 0.05), "verdict"] = "undecided"  # on one side by the luck of many comparisons
+    return out
 
 # %% ../../nbs/studies/readable.ipynb #c029
 _GPT2 = dict(
