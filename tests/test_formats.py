@@ -76,6 +76,13 @@ def test_hostile_texts_are_read_without_an_exception(fmt, item):
         " " * 50_000 + "x",
         "a" * 30_000,
         "the " * 8_000 + ".",
+        "A, " * 7_000,
+        "b c and " * 3_000,
+        "The answer is A or " * 1_000,
+        "1 and 2, " * 2_000,
+        "wait, " * 4_000,
+        "<answer>" * 3_000,
+        "\n" * 20_000,
     ):
         for found in (fmt.read(item, text), fmt.find(item, text)):
             assert found is None or isinstance(found, str)

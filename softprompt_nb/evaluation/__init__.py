@@ -154,6 +154,7 @@ _HOME = {
     "with_targets": "distance.controls",
     "without_denied": "formats.replies",
     "without_overlap": "formats.benchmarks",
+    "without_thought": "formats.replies",
 }
 __all__ = list(_HOME)
 

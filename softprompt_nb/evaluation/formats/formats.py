@@ -25,6 +25,7 @@ from softprompt_nb.evaluation.formats.replies import (
     said_number,
     said_short,
     said_yesno,
+    without_thought,
 )
 
 # %% ../../../nbs/evaluation/formats/formats.ipynb #c005
@@ -330,11 +331,12 @@ def _only_value(text):
 
 
 def _find_json(reply, item):
-    "The value of the first object with one key or an answer; else a quoted one; else as a short answer is found."
-    for found in re.finditer(r"\{[^{}]*\}", reply):
-        value = _only_value(found[0])
-        if value is not None:
-            return str(value).strip() or None
+    "The one value of objects with one key or an answer; else a quoted one; else as a short answer is found."
+    reply = own_part(without_thought(reply))
+    found = [_only_value(each[0]) for each in re.finditer(r"\{[^{}]*\}", reply)]
+    values = {_same_short(str(value)): str(value).strip() for value in found if str(value or "").strip(". …")}
+    if values:
+        return next(iter(values.values())) if len(values) == 1 else None
     quoted = re.search(r"\"?answer\"?\s*:\s*\"([^\"]+)\"", reply, re.I)
     if quoted:
         return quoted[1].strip() or None
