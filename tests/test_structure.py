@@ -172,6 +172,39 @@ def test_pairs_of_one_start_count_as_one():
     assert (starts.units == 8).all() and np.allclose(starts.difference, once.difference)
 
 
+def test_a_run_that_diverged_is_worse_than_any_and_said():
+    t = table_of(np.random.default_rng(8), ("CE", "A", "B"))
+    t["loss"] = t.seed + 0.0 - (t.arm == "A")
+    whole = compare_arms(t)
+    assert "diverged" not in whole and whole.loc["loss", "A"].better == 1
+    t.loc[(t.arm == "A") & (t.seed < 5), "loss"] = np.nan
+    t.loc[(t.arm == "CE") & (t.seed == 7), "loss"] = np.nan
+    c = compare_arms(t)
+    row = c.loc["loss", "A"]
+    assert (row.pairs, row.units, row.diverged, row.base_diverged) == (16, 4, 10, 2)
+    assert row.difference == -1 and row.better == 6 / 16 and row.equal == 0
+    assert np.isnan([row.low, row.high, row.p, row.p_holm]).all(), "the survivors are no sample of the pairs"
+    columns = ["pairs", "units", "difference", "low", "high", "p", "better", "equal"]
+    assert c.loc["exact_match"][columns].equals(whole.loc["exact_match"][columns])
+    never = compare_arms(t.assign(loss=t.loss.where(t.arm != "A"))).loc["loss", "A"]
+    assert (never.units, never.diverged, never.better) == (0, 16, 0) and np.isnan(never.difference)
+    assert ("loss", "A") not in compare_arms(t.assign(loss=np.nan)).index, "what was not measured is not compared"
+
+
+def test_no_claim_is_agreed_over_survivors():
+    t = table_of(np.random.default_rng(9), tuple(arms()), seeds=10)
+    rng = np.random.default_rng(10)
+    t["loss"] = rng.normal(size=len(t)) - 5 * (t.arm == "TSLoss")
+    t["compact"], t["stable"], t["outcome"] = rng.normal(size=len(t)), rng.normal(size=len(t)), "done"
+    claim = "(ours) less loss on other items"
+    assert paper_claims(t).verdict[claim] == "agreed"
+    t.loc[(t.arm == "TSLoss") & (t.seed < 5), "loss"] = np.nan
+    claims = paper_claims(t)
+    assert claims.verdict[claim] == "undecided" and claims.diverged[claim] == 10
+    assert claims.verdict["(ours) less loss than a random push"] == "undecided"
+    assert claims.p_holm["H0 alone helps"] <= 1, "the others' correction stands"
+
+
 def test_few_starts_of_a_task_do_not_make_a_comparison_sure():
     t = table_of(np.random.default_rng(5), ("CE", "A"), seeds=1)
     one, two = compare_arms(t[t.data == "x"]).loc["loss", "A"], compare_arms(t).loc["loss", "A"]

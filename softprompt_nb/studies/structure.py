@@ -174,8 +174,8 @@ MEASURES = dict(iterations=-1, loss=-1, exact_match=1)  # what is compared, and 
 
 def _paired(pairs: pd.DataFrame, unit: Sequence[str]) -> dict[str, float]:
     "Mean, Student's interval over units, Wilcoxon's p and dz of the column `difference`."
-    difference = pairs.groupby(list(unit)).difference.mean().to_numpy(float)
-    found = over_runs(difference)
+    difference = pairs.groupby(list(unit)).difference.mean().dropna().to_numpy(float)
+    found = over_runs(difference) if len(difference) else Measured(math.nan, math.nan, math.nan, 0)
     several = found.n > 1
     spread = difference.std(ddof=1) if several else 0.0
     return dict(
@@ -189,13 +189,25 @@ def _paired(pairs: pd.DataFrame, unit: Sequence[str]) -> dict[str, float]:
     )
 
 
+def _only_survivors(out: pd.DataFrame) -> pd.DataFrame:
+    "Takes interval and p from comparisons that lost a run, and the columns of lost runs where there is none."
+    lost = ["diverged", "base_diverged"]
+    if not out[lost].any(axis=None):
+        return out.drop(columns=lost)
+    out.loc[out[lost].any(axis=1), ["low", "high", "p", "dz"]] = math.nan
+    return out
+
+
 def compare_arms(
     table: pd.DataFrame,  # as `results` gives it
     base: str = "CE",  # the arm that the others are compared with
     measures: dict[str, int] = MEASURES,  # column -> 1 where more is better, -1 where less is; iterations as a ratio
     unit: Sequence[str] = UNIT,  # columns: pairs that agree in them count as one
 ) -> pd.DataFrame:  # a row for each measure and arm
-    "Each arm against a base, pair by pair; raises ValueError where the base is missing or has a pair twice."
+    """Each arm against a base, pair by pair; raises ValueError where the base is missing or has a pair twice.
+
+    Runs without a number (NaN: the tuning diverged) are counted in columns of their own, where there are any: their
+    pairs count in `better` and `equal`, and the difference of the others has no interval and no p."""
     table = table.assign(iterations=np.log2(table.iterations.clip(lower=1)))
     plain = table[table.arm == base]
     if not len(plain):
@@ -203,15 +215,19 @@ def compare_arms(
     rows = []
     for measure, (arm, part) in product(measures, list(table[table.arm != base].groupby("arm", sort=False))):
         columns = [*PAIR, measure]
-        both = part[columns].merge(plain[columns], on=PAIR, suffixes=("", "_base"), validate="1:1").dropna()
-        if not len(both):
-            continue
-        both["difference"] = (both[measure] - both[f"{measure}_base"]).astype(float)
+        both = part[columns].merge(plain[columns], on=PAIR, suffixes=("", "_base"), validate="1:1")
+        own, other = both[measure].astype(float), both[f"{measure}_base"].astype(float)
+        if (own.isna() & other.isna()).all():
+            continue  # not measured
+        both["difference"] = own - other
         row = dict(measure=measure, arm=arm) | _paired(both, unit)
-        row["better"] = float((both.difference * measures[measure] > 0).mean())
-        row["equal"] = float((both.difference == 0).mean())
+        sides = own * measures[measure], other * measures[measure]
+        mine, theirs = (side.fillna(-math.inf) for side in sides)  # no number is worse than any
+        row["better"] = float((mine > theirs).mean())
+        row["equal"] = float((mine == theirs).mean())
+        row |= dict(diverged=int(own.isna().sum()), base_diverged=int(other.isna().sum()))
         rows.append(row)
-    out = pd.DataFrame(rows)
+    out = _only_survivors(pd.DataFrame(rows))
     ratio = out.measure == "iterations"
     ends = ["difference", "low", "high"]
     out.loc[ratio, ends] = 2 ** out.loc[ratio, ends]
@@ -256,7 +272,7 @@ def _against(table: pd.DataFrame, arm: str, base: str, measure: str) -> dict[str
         n=int(row.units),
         smallest=smallest_effect(found),
         verdict=said,
-    )
+    ) | {name: int(row[name]) for name in ("diverged", "base_diverged") if name in row}
 
 
 PAPER_CLAIMS = {  # claim: arm, base, measure
