@@ -1,13 +1,15 @@
 """One thing has one colour, wherever and in whatever order it is drawn."""
 
+import math
 import subprocess
 import sys
+from dataclasses import replace
 
 from softprompt_nb.evaluation.distance.figures import plot_families, plot_ladder, plot_saturation, plot_vectors_worth
 from softprompt_nb.evaluation.distance.measures import Ladder
 from softprompt_nb.evaluation.formats.pictures import plot_curves
 from softprompt_nb.plots import COLORS, COLORS_OF, SERIES, color_of
-from softprompt_nb.studies.calibration import Calibration, told_apart
+from softprompt_nb.studies.calibration import BEYOND, Calibration, read_mean, told_apart
 from softprompt_nb.studies.distance import readings
 
 import numpy as np
@@ -105,7 +107,8 @@ def test_sizes_beyond_the_ladder_are_drawn_above_it():
 
 
 def test_ladders_are_told_apart_on_the_same_items_only():
-    apart = told_apart(lad("code", 0.9), lad("code", 0.2, 1))
+    high, low = (replace(lad("code", end, seed), name="code") for seed, end in enumerate((0.9, 0.2)))
+    apart = told_apart(high, low)
     assert apart.low > 0 and apart.n == 12 and apart.low <= apart.value <= apart.high
     with pytest.raises(ValueError, match="12 and 11 items"):
         told_apart(lad("code"), lad("code", n=11))
@@ -113,6 +116,52 @@ def test_ladders_are_told_apart_on_the_same_items_only():
         told_apart(lad("code"), lad("code"), "X")
     with pytest.raises(ValueError, match="n=2: this ladder has the sizes 0, 1, 4"):
         lad("code").accessibility(2)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (dict(name="chess"), "'code 0.5' and 'chess'"),
+        (dict(sizes=(0, 1, 16)), r"\(0, 1, 4\) and \(0, 1, 16\)"),
+        (dict(units=np.full(12, 2.0)), "or other ones"),
+    ],
+)
+def test_what_is_no_pair_is_not_told_apart(change, says):
+    with pytest.raises(ValueError, match=says):
+        told_apart(lad("code"), replace(lad("code"), **change))
+    with pytest.raises(ValueError, match="One item has no interval"):
+        told_apart(Ladder.from_losses({0: 3.0, 1: 1.0}), Ladder.from_losses({0: 3.0, 1: 1.0}))
+
+
+def test_a_size_beyond_the_ladder_is_no_number_of_vectors():
+    never, near = replace(lad("code", 0.9), name="code"), replace(lad("code", 0.2, 1), name="code")
+    apart = told_apart(never, near, "C(.5)")
+    assert (apart.value, apart.low, apart.high) == (math.inf, math.inf, math.inf)
+    assert told_apart(near, never, "C(.5)") == -math.inf
+    unknown = told_apart(never, replace(never, nll=never.nll + 0.01), "C(.5)")
+    assert math.isnan(unknown.value) and (unknown.low, unknown.high) == (-math.inf, math.inf)
+    same = told_apart(near, near, "C(.5)")
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_a_reading_from_no_prompt_needs_the_size_0():
+    ladder = Ladder.from_losses({1: 2.0, 4: 1.0, 16: 0.2}, "late")
+    for reading in ("loss without prompt", "C90", "C90 own"):
+        with pytest.raises(ValueError, match="late has the sizes .1, 4, 16."):
+            read_mean(ladder, reading)
+    assert read_mean(ladder, "C(.5)") == 16 and read_mean(ladder, "final loss") == 0.2
+    assert math.isnan(readings([ladder]).bare[0])
+
+
+def test_a_size_that_was_not_measured_is_no_rung_of_a_calibration():
+    ladder = Ladder.from_losses({0: 3.0, 1: 2.0, 4: math.nan, 16: 0.5}, "hole")
+    assert read_mean(ladder, "S") == BEYOND and ladder.saturation(lowest=None) == math.inf
+    assert read_mean(ladder, "final loss") == 0.5 and read_mean(ladder, "loss without prompt") == 3.0
+    assert read_mean(ladder, "area own") == pytest.approx(ladder.area().value)
+    assert readings([ladder]).best[0] == 0.5
+    flat = Ladder.from_losses({0: 3.0, 1: 2.0, 4: math.nan, 16: 1.99}, "hole")
+    assert read_mean(flat, "S") == flat.saturation(lowest=None).value == 1
+    assert math.isnan(read_mean(Ladder.from_losses({0: 3.0, 1: 2.0, 4: math.nan}), "S"))
 
 
 def test_readings_hold_counts_and_intervals():

@@ -56,12 +56,31 @@ def _prompted(lad, losses):
     return lad.sizes[start:], envelope(losses)[..., start:]
 
 
+def _bare(lad, losses):
+    "The loss without a prompt; raises ValueError for a ladder that does not begin there."
+    if lad.sizes[0] != 0:
+        raise ValueError(
+            f"{lad.name} has the sizes {lad.sizes}: its loss without a prompt, where the gap begins, was not measured; "
+            "give a ladder with the size 0."
+        )
+    return losses[..., 0]
+
+
+def _least(losses):
+    "The least loss, of those that were measured."
+    return np.fmin.reduce(losses, -1)
+
+
 def _saturation(lad, losses):
     sizes, curve = _prompted(lad, losses)
-    return _rank(first_flat(sizes, curve, lad.eps))
+    known = ~np.isnan(lad.mean[-len(sizes) :])  # a size that was not measured is no rung
+    if known.sum() < 2:
+        return np.full(losses.shape[:-1], np.nan)
+    return _rank(first_flat(np.asarray(sizes)[known], curve[..., known], lad.eps))
 
 
 def _share(lad, losses, floor):
+    _bare(lad, losses)
     goal = gap_threshold(losses, 0.9, floor)
     return _rank(reached(lad.sizes, envelope(losses), goal))
 
@@ -73,10 +92,10 @@ def _to_half_a_nat(lad, losses):
 
 def _area(lad, losses, floor):
     sizes, curve = _prompted(lad, losses)
-    low = np.full(losses.shape[:-1], floor) if floor is not None else losses.min(-1)
+    low = np.full(losses.shape[:-1], floor) if floor is not None else _least(losses)
     return area_over_log(sizes, curve, low)
 
-
+# %% ../../nbs/studies/calibration.ipynb #n6c99501
 READINGS = {  # name -> (ladder, losses along the last axis) -> numbers that should fall with frequency
     "S": _saturation,
     "C90 own": partial(_share, floor=None),
@@ -84,9 +103,9 @@ READINGS = {  # name -> (ladder, losses along the last axis) -> numbers that sho
     "C(.5)": _to_half_a_nat,
     "area own": partial(_area, floor=None),
     "area": partial(_area, floor=0.0),
-    "final loss": lambda lad, losses: losses.min(-1),
-    "inaccessibility": lambda lad, losses: 1 - np.exp(-losses.min(-1)),
-    "loss without prompt": lambda lad, losses: losses[..., 0],
+    "final loss": lambda lad, losses: _least(losses),
+    "inaccessibility": lambda lad, losses: 1 - np.exp(-_least(losses)),
+    "loss without prompt": _bare,
 }
 UNITS = {"area": " (nats x log4 of the size)", "area own": " (nats x log4 of the size)", "inaccessibility": ""}
 
@@ -95,8 +114,15 @@ def read_mean(
     lad: Ladder,  # one ladder
     reading: str,  # one of `READINGS`
 ) -> float:
-    "A reading of a ladder's mean losses, as a number that can be ranked."
+    """A reading of a ladder's mean losses, as a number that can be ranked.
+
+    Raises ValueError where it begins at no prompt and the ladder does not."""
     return float(READINGS[reading](lad, lad.mean))
+
+
+def _is_size(reading: str) -> bool:
+    "Is a reading a size, which may lie beyond the ladder?"
+    return reading == "S" or reading.startswith("C")
 
 
 def _known(reading: str) -> None:
@@ -248,7 +274,7 @@ def plot(
     _known(reading)
     ax = axes(ax)
     sizes = sorted({n for lad in self.ladders.values() for n in lad.sizes})
-    is_size = reading == "S" or reading.startswith("C")  # which may lie beyond the ladder
+    is_size = _is_size(reading)
     top = 4 * sizes[-1] if is_size else np.inf
     for number in range(self.truth.skill.nunique()):
         self._line(ax, number, reading, top)
@@ -354,6 +380,28 @@ def calibrate(
     return Calibration(lads, pd.DataFrame(truth), tuple(absent))
 
 # %% ../../nbs/studies/calibration.ipynb #c016
+def _comparable(one: Ladder, other: Ladder) -> None:
+    "Raises ValueError for ladders of different capabilities, sizes or items, and for a single item."
+    if one.name != other.name:
+        raise ValueError(f"The ladders are of {one.name!r} and {other.name!r}: give two of one capability.")
+    if tuple(one.sizes) != tuple(other.sizes):
+        raise ValueError(f"The ladders have the sizes {one.sizes} and {other.sizes}: make both with the same sizes=.")
+    if not np.array_equal(one.units, other.units):
+        raise ValueError(
+            f"The ladders have {len(one.units)} and {len(other.units)} items, or other ones: "
+            "make both with the same capability and test=."
+        )
+    if one.drawn is None:
+        raise ValueError("One item has no interval: give ladders of two items or more.")
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    "Differences; of two sizes that are both beyond their ladder nothing is known (NaN)."
+    one, other = (np.where(values == BEYOND, np.inf, values) for values in (one, other))
+    both = np.isinf(one) & np.isinf(other)
+    return np.where(both, np.nan, np.subtract(one, other, where=~both, out=np.full_like(one, np.nan)))
+
+
 def told_apart(
     one: Ladder,  # one model
     other: Ladder,  # another, on the same items
@@ -361,15 +409,15 @@ def told_apart(
 ) -> Measured:  # of one minus the other
     """Difference of a reading between two models, with a bootstrap interval over seeds and items.
 
-    They are told apart where it does not hold zero. Raises ValueError for an unknown reading or different items."""
+    They are told apart where it does not hold zero. A size beyond its ladder is infinity; the difference of two such
+    sizes is not known (NaN), and their draws may lie anywhere. Raises ValueError for an unknown reading, or ladders of
+    other capabilities, sizes or items."""
     _known(reading)
-    if not np.array_equal(one.units, other.units):
-        raise ValueError(
-            f"The ladders have {len(one.units)} and {len(other.units)} items, or other ones: "
-            "make both with the same capability and test=."
-        )
+    _comparable(one, other)
     read = READINGS[reading]
-    drawn = read(one, one.drawn) - read(other, other.drawn)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    value = read_mean(one, reading) - read_mean(other, reading)
+    drawn = _apart(read(one, one.drawn), read(other, other.drawn))
+    method = "nearest" if _is_size(reading) else "linear"
+    low = np.quantile(np.where(np.isnan(drawn), -np.inf, drawn), 0.025, method=method)
+    high = np.quantile(np.where(np.isnan(drawn), np.inf, drawn), 0.975, method=method)
+    value = _apart(np.array([read_mean(one, reading)]), np.array([read_mean(other, reading)])).item()
     return Measured(value, float(low), float(high), len(one.units), seeds=one.seeds)

@@ -128,7 +128,8 @@ def readings(
 ) -> pd.DataFrame:
     """The measures of several ladders with their intervals, a row for each.
 
-    With the loss without a prompt (`bare`), the least (`best`), and how many signs each notices."""
+    With the loss without a prompt (`bare`; NaN for a ladder without the size 0), the least (`best`), and how many signs
+    each notices."""
     rows = []
     for lad in ladders:
         row = dict(
@@ -136,8 +137,8 @@ def readings(
             model=lad.model,
             items=len(lad.units),
             seeds=len(lad.seeds),
-            bare=lad.mean[0],
-            best=lad.mean.min(),
+            bare=lad.mean[0] if lad.sizes[0] == 0 else math.nan,
+            best=np.fmin.reduce(lad.mean),
         )
         for name, measure in lad.summary(floor).items():
             row[name] = _short(measure)
