@@ -169,7 +169,7 @@ class ConditionalPrompt(SoftPrompt):
         first = SoftPrompt.init(lm, n, how, seed, at=at)
         spec = (kind, conditions, n, lm.d_model, hidden, layers)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # the CPU's alone, which is restored
             network = PromptNet(*spec)
         flat = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
         info = dict(init=f"{kind} network on {first.info['init']}", seed=seed)

@@ -72,7 +72,9 @@ def test_weighted_loss_is_the_loop_over_tokens(tiny):
 
 
 def test_every_parameter_has_one_optimiser(tiny):
+    state = torch.get_rng_state()
     model = P.new_model(tiny, P.lab_tokenizer(vocab_size=tiny.vocab))
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's chance goes on as it would have
     muon, adam = ([p for g in o.param_groups for p in g["params"]] for o in P.optimisers(tiny, model))
     assert {id(p) for p in muon} | {id(p) for p in adam} == {id(p) for p in model.parameters()} and len(muon) + len(
         adam

@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from softprompt_nb.data import Example
+from softprompt_nb.data import Example, pad_rows
+from softprompt_nb.engine.forward import assemble
 from softprompt_nb.engine.inference import generate
+from softprompt_nb.engine.views import with_settings
 from softprompt_nb.experiments.runs import RunStore
 from softprompt_nb.lab.grammar import COMPOSABLE, HELD_OPERATIONS, HELD_WORDS
 from softprompt_nb.lm import FrozenLM
@@ -424,6 +426,30 @@ def test_candidates_are_sorted_distinct_and_have_their_probability(search):
         assert count.tolist() == [c.tokens for c in cs]
     if search == "beam":
         same_candidates(t.candidates(pairs.prompts, 4, search, max_new_tokens=8, batch_size=6), found)
+
+
+def test_draws_have_a_generator_of_their_own(monkeypatch):
+    "The state of chance stays as it is all the while, and draws are those that transformers makes for the seed."
+    lm, pairs = lm_of(), random_pairs(lm_of(), 3)
+    t = Translator.fit(lm, pairs, epochs=2, progress=False)
+    state = torch.get_rng_state()
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "manual_seed", None)  # nobody may call it
+        found = t.candidates(pairs.prompts, 4, "sample", 0.7, max_new_tokens=6, seed=5)
+        t.candidates(pairs.prompts, 2, "beam", max_new_tokens=6)
+    assert torch.equal(torch.get_rng_state(), state)
+    batch = pad_rows(t.lm, t.rows([""] * 3, end=False), "left", [0, 1, 2])
+    inputs = assemble(t.lm, t.vectors(pairs.prompts), batch)
+    settings = dict(do_sample=True, temperature=0.7, top_k=0, max_new_tokens=6, num_return_sequences=4)
+    ends = dict(pad_token_id=lm.pad_id, eos_token_id=lm.tokenizer.eos_token_id)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        ids = with_settings(t.lm.model).generate(
+            inputs_embeds=inputs.inputs_embeds, attention_mask=inputs.attention_mask, **settings, **ends
+        )
+    said = lm.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    for i, drawn in enumerate(found):
+        assert {c.text for c in drawn} == {text.strip() for text in said[4 * i : 4 * i + 4]}
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,6 @@ def new_model(
     tokenizer: PreTrainedTokenizerFast,  # of the model
 ) -> GPTNeoXForCausalLM:
     "A GPT-NeoX of the recipe's shape with fresh weights."
-    torch.manual_seed(recipe.seed)
     config = GPTNeoXConfig(
         vocab_size=len(tokenizer),
         hidden_size=recipe.width,
@@ -121,7 +120,9 @@ def new_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return GPTNeoXForCausalLM(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)  # the CPU's alone, which is restored
+        return GPTNeoXForCausalLM(config)
 
 
 def optimisers(

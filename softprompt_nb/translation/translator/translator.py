@@ -33,6 +33,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from tqdm.std import tqdm
+from transformers import LogitsProcessorList
 
 # %% ../../../nbs/translation/translator/translator.ipynb #c004
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _add_lora(model: torch.nn.Module, config: TranslatorConfig) -> None:
         import peft
     except ImportError as e:
         raise ImportError("how='lora' needs PEFT: pip install 'softprompt_nb[lora]', or use how='full'.") from e
-    torch.manual_seed(config.seed)
+    torch.default_generator.manual_seed(config.seed)  # the CPU's alone, which the caller restores
     settings = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear"
     )
@@ -439,6 +440,18 @@ def fit(
     return _frozen(translator, record)
 
 # %% ../../../nbs/translation/translator/translator.ipynb #c020
+class _Drawn:
+    "A processor of logits that draws the next token by a generator of its own: all others become impossible."
+
+    def __init__(self, temperature: float, generator: torch.Generator):
+        self.temperature, self.generator = temperature, generator
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        chances = (scores / self.temperature).softmax(-1)
+        drawn = torch.multinomial(chances, 1, generator=self.generator)
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
+
+# %% ../../../nbs/translation/translator/translator.ipynb #ne2bafd3
 @torch.no_grad()
 def _written(translator: Translator, prompts: Sequence, k: int, options: dict) -> list[list[str]]:
     "k texts for each prompt."
@@ -446,10 +459,11 @@ def _written(translator: Translator, prompts: Sequence, k: int, options: dict) -
     rows = translator.rows([""] * len(prompts), end=False)
     batch = pad_rows(lm, rows, "left", list(range(len(prompts))))
     inputs = assemble(lm, translator.vectors(prompts), batch)
+    each = k // options.get("num_beams", 1)  # drawn texts have a row each from the start
     ids = with_settings(lm.model).generate(
-        inputs_embeds=inputs.inputs_embeds,
-        attention_mask=inputs.attention_mask,
-        num_return_sequences=k,
+        inputs_embeds=inputs.inputs_embeds.repeat_interleave(each, 0),
+        attention_mask=inputs.attention_mask.repeat_interleave(each, 0),
+        num_return_sequences=k // each,
         pad_token_id=lm.pad_id,
         eos_token_id=lm.tokenizer.eos_token_id,
         **options,
@@ -476,16 +490,14 @@ def candidates(
         raise ValueError(f"search={search!r}: use 'beam' or 'sample'.")
     options = dict(num_beams=k, do_sample=False)
     if search == "sample":
-        options = dict(do_sample=True, temperature=temperature, top_k=0)
+        generator = torch.Generator(self.lm.device).manual_seed(seed)
+        options = dict(do_sample=False, logits_processor=LogitsProcessorList([_Drawn(temperature, generator)]))
     options["max_new_tokens"] = max_new_tokens
     prompts = list(prompts)
     self.check_prompts(prompts, other_model)
     texts = []
-    device = self.lm.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for i in range(0, len(prompts), batch_size):
-            texts += _written(self, prompts[i : i + batch_size], k, options)
+    for i in range(0, len(prompts), batch_size):
+        texts += _written(self, prompts[i : i + batch_size], k, options)
     unique = [list(dict.fromkeys(written)) for written in texts]
     each = [prompt for prompt, written in zip(prompts, unique) for _ in written]
     total, count = self.logprobs(each, [text for written in unique for text in written])
