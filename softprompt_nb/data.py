@@ -42,6 +42,21 @@ def _templates(format: object) -> tuple[str, str]:
     return tuple(format)
 
 
+def _check_braces(templates: Sequence[str], asked: Sequence[str], columns: Iterable[str]) -> None:
+    "ValueError for templates that would write the same text in every row, or the name of a column for its cells."
+    bare = next((template.strip() for template in templates if template.strip() in set(columns)), None)
+    if bare is not None:
+        raise ValueError(
+            f"format={templates!r} would write the word {bare!r} in every row, which is a column's name: "
+            f"write {{{bare}}} for what stands in the column."
+        )
+    if not asked:
+        raise ValueError(
+            f"format={templates!r} names no column, so that all rows would be the same text: "
+            f"write a column's name in single braces, such as {{{next(iter(columns), 'text')}}}."
+        )
+
+
 def _formatter(format: object, table: Table, columns: Iterable[str]) -> Callable[[Mapping, int], Example]:
     "A function from a row and its number to an `Example`, from templates or a callable."
     if callable(format):
@@ -53,6 +68,7 @@ def _formatter(format: object, table: Table, columns: Iterable[str]) -> Callable
         raise ValueError(f"format={templates!r} is no pair of templates ({e}): write a brace of the text twice.") from e
     if any(not name or name.isdigit() for name in filler.asked):
         raise ValueError(f"format={templates!r} has braces without a column: write its name in them, such as {{text}}.")
+    _check_braces(templates, filler.asked, columns)
     missing = [name for name in filler.asked if name not in set(columns)]
     if missing:
         raise ValueError(
@@ -80,10 +96,21 @@ def _checked(example: object, i: int) -> Example:
     return example
 
 
+def _pair(row: object, format: object) -> object:
+    "A pair of texts as an `Example`, or where templates are to be filled with one, as columns; other rows as they are."
+    is_pair = isinstance(row, (tuple, list)) and len(row) == 2
+    if not is_pair and not isinstance(row, Example):
+        return row
+    if callable(format):
+        return format(row)
+    texts = tuple(row) if is_pair else (row.input, row.target)
+    return Example(*texts) if format is None else dict(zip(("input", "target"), texts))
+
+
 def load_examples(
     source: object,  # rows, pairs or `Example`s; columns in a dict; a path; a pandas or `datasets` table; a hub name
     format: tuple | dict | Callable | None = None,  # templates (input, target), or a function row -> `Example`
-    split: str = "train",  # which split of a hub data set
+    split: str | None = None,  # which split of a data set that has several; None: "train"
     name: str | None = None,  # which configuration of a hub data set
     limit: int | None = None,  # keep only the first rows
     quotes: bool | None = None,  # of a .csv or .tsv file: may cells stand in quotation marks? see `read_file`
@@ -95,8 +122,7 @@ def load_examples(
     table = read_rows(source, split, name, limit, quotes)
     examples, formatter = [], None
     for i, row in enumerate(table.rows):
-        if isinstance(row, (tuple, list)) and len(row) == 2:
-            row = Example(*row)
+        row = _pair(row, format)
         if not isinstance(row, Example):
             if not isinstance(row, Mapping):
                 raise ValueError(

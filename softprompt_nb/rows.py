@@ -385,9 +385,31 @@ def _named(source, split, name, quotes):
         ) from e
 
 
+_DATA_SETS = (datasets.Dataset, datasets.IterableDataset)
+
+
+def _holds_splits(source):
+    "Is it a dict of data sets?"
+    return isinstance(source, Mapping) and any(isinstance(part, _DATA_SETS) for part in source.values())
+
+
+def _check_split(source, split, name):
+    "ValueError for a split or a configuration that is asked of a source without any."
+    is_named = isinstance(source, (str, Path)) and Path(source).suffix.lower() not in _READERS
+    own = source.split if isinstance(source, _DATA_SETS) else None
+    if not (split is None or is_named or _holds_splits(source) or (own is not None and str(own) == split)):
+        kind = "file" if isinstance(source, (str, Path)) else type(source).__name__
+        raise ValueError(
+            f"split={split!r} is asked of a {kind}, which has no such split: leave split out, and give the rows that "
+            "are meant."
+        )
+    if name is not None and not is_named:
+        raise ValueError(f"name={name!r} is about data sets of the hub: leave name out.")
+
+
 def _mapped(source, split):
     "Rows of a dict: a split of it where it holds data sets, a row where it holds texts, else columns."
-    if any(isinstance(part, (datasets.Dataset, datasets.IterableDataset)) for part in source.values()):
+    if _holds_splits(source):
         if split not in source:
             raise ValueError(f"split={split!r}: this data set has {', '.join(map(repr, source))}.")
         return source[split]
@@ -404,7 +426,7 @@ def _mapped(source, split):
 # %% ../nbs/rows.ipynb #n1a5e8f0
 def read_rows(
     source: object,  # rows in a list, columns in a dict; a path; a pandas or `datasets` table; a hub name
-    split: str = "train",  # which split, where there are several
+    split: str | None = None,  # which split, where there are several; None: "train"
     name: str | None = None,  # which configuration of a hub data set
     limit: int | None = None,  # keep only the first rows
     quotes: bool | None = None,  # of a .csv or .tsv file, see `read_file`
@@ -413,6 +435,8 @@ def read_rows(
     if limit is not None:
         limit = whole_number(limit, "limit", 0)
     _check_quotes(source, quotes)
+    _check_split(source, split, name)
+    split = "train" if split is None else split
     if isinstance(source, (str, Path)):
         source = _named(source, split, name, quotes)
     if isinstance(source, Mapping):

@@ -49,7 +49,7 @@ def test_every_source_gives_the_same_examples(kind, tmp_path):
             examples=WANT,
             callable=ROWS,
         )[kind]
-    format = written if kind == "callable" else FORMAT
+    format = dict(callable=written, pairs=None, examples=None).get(kind, FORMAT)
     assert load_examples(source, format=format) == WANT
     assert load_examples(source, format=format, limit=2) == WANT[:2]
 
@@ -184,3 +184,49 @@ def test_a_target_of_no_tokens_is_refused():
     lm.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("~", "")
     with pytest.raises(ValueError, match="Row 1: the target '~~' tokenizes to nothing"):
         collate(lm, [Example("a", "b"), Example("a", "~~")])
+
+
+@pytest.mark.parametrize(
+    "format",
+    [("question", "answer"), dict(input="question", target="answer"), ("Q: {question}", " answer"), ("q", "a{{b}}")],
+)
+def test_a_format_that_writes_every_row_alike_is_refused(format):
+    rows = [dict(question="2+2", answer="4"), dict(question="3+3", answer="6")]
+    with pytest.raises(ValueError, match=r"write (\{answer\}|\{question\}|a column's name in single braces)"):
+        load_examples(rows, format=format)
+    assert load_examples(rows, format=dict(target="{answer}")) == [Example("", "4"), Example("", "6")]
+
+
+@pytest.mark.parametrize("rows", [[("2+2", "4"), ("3+3", "6")], [Example("2+2", "4"), Example("3+3", "6")]])
+def test_a_format_is_applied_to_pairs_and_examples(rows):
+    want = [Example("Q: 2+2\nA:", " 4"), Example("Q: 3+3\nA:", " 6")]
+    assert load_examples(rows, format=("Q: {input}\nA:", " {target}")) == want
+    assert load_examples(rows, format=lambda row: Example("r", "s")) == [Example("r", "s")] * 2
+    with pytest.raises(ValueError, match="'question'"):
+        load_examples(rows, format=("{question}", "{target}"))
+
+
+def test_a_split_of_what_has_none_is_refused(tmp_path):
+    rows = [dict(input="a", target="b")]
+    one = datasets.Dataset.from_list(rows)
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"input": "a", "target": "b"}\n')
+    for source in (
+        rows,
+        one,
+        one.to_iterable_dataset(),
+        pd.DataFrame(rows),
+        path,
+        str(path),
+        dict(input=["a"], target=["b"]),
+    ):
+        for options in (dict(split="test"), dict(split="train"), dict(name="main")):
+            with pytest.raises(ValueError, match="leave (split|name) out"):
+                load_examples(source, **options)
+        assert load_examples(source) == [Example("a", "b")]
+    both = datasets.DatasetDict(train=one, test=datasets.Dataset.from_list(rows * 2))
+    assert [len(load_examples(both, split=split)) for split in (None, "train", "test")] == [1, 1, 2]
+    labelled = datasets.Dataset.from_list(rows, split="test")
+    assert len(load_examples(labelled, split="test")) == 1
+    with pytest.raises(ValueError, match="leave split out"):
+        load_examples(labelled, split="train")
