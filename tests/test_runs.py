@@ -1,5 +1,6 @@
 """Names of configurations, records that are whole and what was written, and stores that others write to as well."""
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -14,7 +15,7 @@ from softprompt_nb.experiments import runs as module
 from softprompt_nb.experiments.configs import TuneConfig
 from softprompt_nb.experiments.runs import Result, RunStore, content_hash
 from softprompt_nb.experiments.sweep import Serial, sweep
-from softprompt_nb.measure import over_runs
+from softprompt_nb.measure import Measured, over_runs
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.training import pool
 
@@ -588,3 +589,99 @@ def test_an_interrupted_tuning_is_none(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         RunStore(tmp_path).run(TuneConfig(data="lab:plural", n=1, steps=1, test=4))
     assert len(RunStore(tmp_path)) == 0 and not len(RunStore(tmp_path).failed())
+
+
+def namesakes(*modules, inner=False):
+    "One class for each module, all of one name and with the same fields."
+    made = []
+    for number, home in enumerate(modules):
+
+        def run(self, work, number=number):
+            return Result(dict(number=number))
+
+        of_run = {} if inner else dict(run=run)
+        twin = dataclasses.make_dataclass("Config", [("n", int, 1)], frozen=True, namespace=of_run)
+        twin.__module__ = home
+        made.append(twin)
+    return made
+
+
+@pytest.mark.filterwarnings("error")
+def test_classes_of_one_name_share_no_record(tmp_path):
+    first, second = namesakes("ma", "mb")
+    store = RunStore(tmp_path)
+    assert content_hash(first()) == content_hash(second())
+    assert store.run(first()).metrics["number"] == store.run(first()).metrics["number"] == 0
+    asks = (
+        store.run,
+        store.__getitem__,
+        store.__contains__,
+        lambda c: store.missing([c]),
+        lambda c: sweep([c], store, workers=0),
+    )
+    for ask in asks:
+        with pytest.raises(ValueError, match="Config is a class of mb, and .* of ma: .* moved_from = 'ma'"):
+            ask(second())
+    with pytest.raises(ValueError, match="Configuration 1: Config is a class of mb"):
+        RunStore(tmp_path / "empty").missing([first(), second()])
+    second.moved_from = "ma"
+    assert store.run(second()).metrics["number"] == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_part_of_another_module_is_another_configuration(tmp_path):
+    first, second = namesakes("ma", "mb", inner=True)
+    store = RunStore(tmp_path)
+    store.run(Any([first()]))
+    assert Any([first()]) in store
+    with pytest.raises(ValueError, match="Config is a class of mb"):
+        store.run(Any([second()]))
+
+
+def test_a_class_of_a_script_is_known_by_its_name(tmp_path, recwarn):
+    script, worker, elsewhere, ours, moved = namesakes(
+        "__main__", "__mp_main__", "study", "softprompt_nb.studies.a", "softprompt_nb.b"
+    )
+    store = RunStore(tmp_path / "script")
+    store.run(script())
+    assert store.run(worker()).metrics["number"] == 0 and not recwarn.list
+    assert store.run(elsewhere()).metrics["number"] == 0
+    assert "taken for the same class" in str(recwarn.pop().message)
+    store = RunStore(tmp_path / "ours")
+    store.run(ours())
+    recwarn.clear()
+    assert store.run(moved()).metrics["number"] == 3 and not recwarn.list
+    with pytest.raises(ValueError, match="Config is a class of study"):
+        store.run(elsewhere())
+
+
+def test_records_from_before_classes_were_noted_are_found(tmp_path):
+    first, second = namesakes("ma", "mb")
+    store = RunStore(tmp_path)
+    file = tmp_path / store.run(first()).id / "record.json"
+    record = json.loads(file.read_text())
+    del record["environment"]["classes"], record["checksum"]
+    file.write_text(json.dumps(record | dict(checksum=module._sha(record))))
+    assert store.run(second()).metrics["number"] == 0
+
+
+@dataclass(frozen=True)
+class Clashes:
+    id: str = "mine"
+    seconds: int = 60
+    lr: float = 0.1
+    models: str = "two"
+
+    def run(self, work):
+        return Result(dict(seconds=1.5, device="abacus", lr=0.2, acc=Measured(0.5, 0.2, 0.8, 10), acc_n=99))
+
+
+def test_no_column_of_the_table_takes_the_place_of_another(tmp_path):
+    store = RunStore(tmp_path)
+    with pytest.warns(UserWarning, match="'acc_n' .* kept as 'metric.acc_n'"):
+        record = store.run(Clashes())
+    row = store.table().iloc[0]
+    assert (row["config.id"], row["config.seconds"], row["config.lr"], row["config.models"]) == ("mine", 60, 0.1, "two")
+    assert (row["metric.seconds"], row["metric.device"], row["lr"]) == (1.5, "abacus", 0.2)
+    assert (row["acc_n"], row["metric.acc_n"], row["id"]) == (10, 99, record.id)
+    assert row["device"] == "cpu" and row["seconds"] == record.environment["seconds"]

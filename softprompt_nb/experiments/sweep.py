@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from .runs import RunStore, StoreError, attempt, content_hash, models_in
+from .runs import RunStore, StoreError, attempt, content_hash, each_once, models_in
 from ..measure import plural
 from ..patching import patch
 from ..training.callbacks import clock, in_notebook
@@ -431,14 +431,9 @@ def broken(self: _Loop, error: BaseException, suspects: list[_Job], innocent: Se
 def _begin(configs: Iterable, store: RunStore | str | Path, retry_failed: bool) -> tuple[Sweep, list]:
     "What is known already, and what is to be done; every configuration is hashed before anything starts."
     store = store if isinstance(store, RunStore) else RunStore(store)
-    named = {}
-    for i, config in enumerate(configs):
-        try:
-            named.setdefault(content_hash(config), config)
-        except ValueError as e:
-            raise ValueError(f"Configuration {i}: {e}") from None
+    named = each_once(configs)
     store.tidy()
-    there = [id for id in named if id in store]
+    there = [id for id, config in named.items() if config in store]
     for id in there:
         if models_in(named[id]):
             with suppress(ValueError):  # a damaged record is said by whoever reads it
