@@ -187,13 +187,27 @@ def plot_shares(
     return ax
 
 # %% ../nbs/plots.ipynb #c013
-def _count_of_runs(groups: Sequence[Sequence[float]]) -> str:
-    "How many runs stand behind each mean, in words."
+def _count_of_runs(groups: Sequence[Sequence[float]], left_out: int = 0) -> str:
+    "How many runs stand behind each mean, and how many have no value, in words."
     counts = sorted({len(group) for group in groups})
+    more = f"; {left_out} without a value" if left_out else ""
     if not counts:
-        return "no run"
+        return f"no run{more}"
     numbers = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
-    return f"{numbers} {plural(max(counts), 'run')}"
+    return f"{numbers} {plural(max(counts), 'run')}{more}"
+
+
+def _places(column: pd.Series) -> tuple[pd.Series, dict, bool]:
+    "Levels of a column, the place of each along an axis, and whether these are numbers; nothing is a level, the last."
+    missing = column.isna()
+    levels = column.astype(object).where(~missing, "None")
+    known = column[~missing].unique()
+    if pd.api.types.is_numeric_dtype(column):
+        known = sorted(known)
+        if not missing.any():
+            return levels, {value: value for value in known}, True
+    order = [*known, *(["None"] if missing.any() else [])]
+    return levels, {value: i for i, value in enumerate(order)}, False
 
 
 def _draw_runs(ax: Axes, groups: dict[float, list[float]], color: str, line: str, label: str) -> None:
@@ -228,19 +242,19 @@ def plot_runs(
     if missing:
         raise ValueError(f"The table has no column {missing[0]!r}: give one of {', '.join(map(str, table.columns))}.")
     ax = axes(ax)
-    table = table[pd.to_numeric(table[y], errors="coerce").notna()]
-    numbers = pd.api.types.is_numeric_dtype(table[x])
-    values = table[x].unique()
-    order = sorted(values) if numbers else values
-    places = {value: value if numbers else i for i, value in enumerate(order)}
+    table = table.reset_index(drop=True)
+    along, places, numbers = _places(table[x])
+    values = pd.to_numeric(table[y], errors="coerce").astype(float)
     parts = table.groupby(by, sort=True, dropna=False) if by else [(None, table)]
     for i, (name, part) in enumerate(parts):
+        of_part = values[part.index]
         groups = {}
         for value, place in places.items():
-            runs = part[part[x] == value][y]
+            runs = of_part[along[part.index] == value].dropna()
             if len(runs):
-                groups[place] = runs.astype(float).tolist()
-        counted = _count_of_runs(list(groups.values()))
+                groups[place] = runs.tolist()
+        counted = _count_of_runs(list(groups.values()), int(of_part.isna().sum()))
+        name = "None" if by is not None and pd.isna(name) else name
         label = f"mean of {counted}" if by is None else f"{by} {name} ({counted})"
         _draw_runs(ax, groups, color_of(name, i), "-" if numbers else "", label)
     if not numbers or len(places) <= 8:

@@ -8,13 +8,14 @@ from dataclasses import replace
 from softprompt_nb.evaluation.distance.figures import plot_families, plot_ladder, plot_saturation, plot_vectors_worth
 from softprompt_nb.evaluation.distance.measures import Ladder
 from softprompt_nb.evaluation.formats.pictures import plot_curves
-from softprompt_nb.plots import COLORS, COLORS_OF, SERIES, color_of
+from softprompt_nb.plots import COLORS, COLORS_OF, SERIES, color_of, plot_runs
 from softprompt_nb.studies.calibration import BEYOND, Calibration, read_mean, told_apart
 from softprompt_nb.studies.distance import readings
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 
 GROUPS = [
@@ -172,3 +173,25 @@ def test_readings_hold_counts_and_intervals():
     assert table.loc["chess 0.5", "S"] == repr(size).split(" (")[0]
     assert table.loc["published", "S"] == ">4"
     assert " [" in table.loc["chess 0.5", "area"] and " [" not in table.loc["published", "area"]
+
+
+def drawn(table, **options):
+    "Levels along the axis, labels of the legend, and how many runs are drawn as points."
+    ax = plot_runs(table, "y", "x", **options)
+    ticks = [tick.get_text() for tick in ax.get_xticklabels()]
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    clouds = [each for each in ax.collections if isinstance(each, PathCollection)]
+    return ticks, labels, sum(len(cloud.get_offsets()) for cloud in clouds)
+
+
+def test_runs_without_a_setting_are_a_level_and_those_without_a_value_are_counted():
+    nan = float("nan")
+    table = pd.DataFrame(dict(x=[None, None, 0.1, 0.1, 0.1], y=[1.0, 2.0, 3.0, nan, 4.0]), index=[0, 0, 1, 1, 2])
+    assert drawn(table) == (["0.1", "None"], ["mean of 2 runs; 1 without a value"], 4)
+    words = pd.DataFrame(dict(x=["a", None, "a"], y=[1.0, 2.0, 3.0], g=[None, "one", None]))
+    ticks, labels, points = drawn(words, by="g")
+    assert ticks == ["a", "None"] and sorted(labels) == ["g None (2 runs)", "g one (1 run)"] and points == 3
+    gone = pd.DataFrame(dict(x=[1, 2, 1, 2], y=[nan, None, 1.0, 2.0], g=["bad", "bad", "good", "good"]))
+    assert drawn(gone, by="g")[1] == ["g bad (no run; 2 without a value)", "g good (1 run)"]
+    nothing = pd.DataFrame(dict(x=[None, None], y=[1.0, 2.0]))
+    assert drawn(nothing) == (["None"], ["mean of 2 runs"], 2)
