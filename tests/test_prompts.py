@@ -3,12 +3,15 @@
 import json
 import pickle
 import shutil
-from dataclasses import FrozenInstanceError
+import warnings
+from dataclasses import FrozenInstanceError, replace
 
 from softprompt_nb import prompts as module
 from softprompt_nb.data import Example, collate
 from softprompt_nb.engine.forward import target_logits
-from softprompt_nb.prompts import SoftPrompt
+from softprompt_nb.engine.inference import loss_on
+from softprompt_nb.prompts import SoftPrompt, check_model
+from softprompt_nb.training.tuning import tune
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from families import FAMILIES, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from tokenizers import normalizers
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +223,73 @@ def test_a_pickle_is_never_read(lm, tmp_path):
 def test_what_a_saved_prompt_says_of_itself(lm, tmp_path):
     note = json.loads((SoftPrompt.init(lm, 2, seed=7).save(tmp_path / "p") / "softprompt.json").read_text())
     assert note["base"]["fingerprint"] == lm.fingerprint and note["info"]["seed"] == 7 and note["at"] == "start"
+
+
+TEMPLATES = ("[{{ messages[0].content }}]", "user: {{ messages[0].content }}\nmodel:")
+
+
+def tuned(lm, at="start"):
+    return tune(
+        lm, SoftPrompt.init(lm, 2, at=at), [Example("ab", " c"), Example("x", " y")], steps=2, progress=False
+    ).prompt
+
+
+def said(call):
+    "What is warned of in a call."
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [str(each.message) for each in caught]
+
+
+@pytest.mark.parametrize("at,count", [("chat", 1), ("chat_end", 1), ("start", 0), ("before_answer", 0)])
+def test_another_chat_template_is_told_where_the_place_is_in_the_chat(at, count, tmp_path):
+    lm, other = tiny("llama"), tiny("llama")
+    lm.tokenizer.chat_template, other.tokenizer.chat_template = TEMPLATES
+    prompt = tuned(lm, at)
+    prompt.save(tmp_path / "p")
+    rows = [Example("ab", " c")]
+    assert said(lambda: loss_on(lm, SoftPrompt.load(tmp_path / "p", lm), rows)) == []
+    assert said(lambda: SoftPrompt.load(tmp_path / "p", other, other_model=True)) == []
+    assert said(lambda: loss_on(other, prompt.on(other), rows)) == []
+    messages = said(lambda: [loss_on(other, prompt, rows) for _ in range(2)])
+    assert len(messages) == count and all("its chat template is another one" in text for text in messages)
+    another = tiny("llama")
+    another.tokenizer.chat_template = TEMPLATES[1]
+    assert len(said(lambda: SoftPrompt.load(tmp_path / "p", another))) == count
+
+
+def test_another_beginning_and_another_tokenizer_are_told(tmp_path):
+    lm, begins, folds = tiny("llama"), tiny("llama", bos=True), tiny("llama")
+    prompt = tuned(lm)
+    folds.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert any(
+        "begins texts with the tokens [2], and did with []" in text
+        for text in said(lambda: check_model(begins, prompt))
+    )
+    assert any("makes other tokens" in text for text in said(lambda: check_model(folds, prompt)))
+    assert said(lambda: check_model(lm, prompt)) == []
+    again = tune(begins, prompt.on(begins), [Example("ab", " c")], steps=1, progress=False).prompt
+    assert said(lambda: check_model(begins, again)) == []
+
+
+def test_prompts_from_before_and_untrained_ones_say_nothing(tmp_path):
+    lm, begins = tiny("llama"), tiny("llama", bos=True)
+    prompt = tuned(lm)
+    old = replace(prompt, base={name: value for name, value in prompt.base.items() if name != "reading"})
+    old.save(tmp_path / "p")
+    assert said(lambda: loss_on(begins, SoftPrompt.load(tmp_path / "p", begins), [Example("ab", " c")])) == []
+    assert said(lambda: check_model(begins, SoftPrompt.init(lm, 2))) == []
+
+
+def test_a_text_has_as_many_vectors_as_tokens_and_is_not_cut_without_a_word():
+    lm = tiny("llama")
+    text = "a text of twenty-six signs"
+    assert torch.equal(SoftPrompt.init(lm, text=text).vectors, lm.embed_ids(lm.token_ids(text)))
+    assert SoftPrompt.init(lm, text="abc").n == SoftPrompt.init(lm, how="text", text="abc").n == 3
+    with pytest.warns(UserWarning, match="has 26 tokens, and n=4 vectors hold the first 4 of them .'a te'"):
+        assert torch.equal(SoftPrompt.init(lm, 4, text=text).vectors, lm.embed_ids(lm.token_ids(text)[:4]))
+    assert said(lambda: SoftPrompt.init(lm, 26, text=text)) == said(lambda: SoftPrompt.init(lm, 30, text=text)) == []
+    assert SoftPrompt.init(lm).n == 10
+    with pytest.raises(ValueError, match="leave no room"):
+        SoftPrompt.init(lm, text="a" * 200)

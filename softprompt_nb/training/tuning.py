@@ -18,7 +18,7 @@ from .. import __version__
 from ..arguments import whole_number
 from ..data import Encoded, Example
 from ..lm import FrozenLM
-from ..prompts import SoftPrompt
+from ..prompts import SoftPrompt, reading_of
 from .callbacks import Callback, Progress, clock
 from .pool import Pool, run_pool
 from .state import data_fingerprint
@@ -135,8 +135,11 @@ def result(
     kept = dict(tuning.kept)
     if tuning.step not in kept:
         kept[tuning.step] = tuning.copy()
+    base = tuning.start.base
+    if base:  # of a prompt that belongs to a model
+        base = base | dict(reading=reading_of(tuning.lm, tuning.start.at))
     return Run(
-        prompt=replace(tuning.start, vectors=vectors.to(tuning.lm.device), info=info),
+        prompt=replace(tuning.start, vectors=vectors.to(tuning.lm.device), base=base, info=info),
         history=pd.DataFrame(tuning.rows),
         trajectory=torch.stack(list(kept.values())),
         checkpoint_steps=list(kept),
