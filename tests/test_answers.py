@@ -89,7 +89,8 @@ def test_what_is_read_from_both_is_compared(says):
         return int(digits) if digits else None
 
     assert match(says, ["it is 7 .", "none", "007"], [" 7", " 7", " 7"], read=number) == [True, False, True]
-    assert match(says, ["none"], ["nothing"], read=number) == [False]
+    with pytest.raises(ValueError, match="Row 0: read finds nothing"):
+        match(says, ["none"], ["nothing"], read=number)
 
 
 def test_exact_match_of_a_model_that_overflows_is_refused():
@@ -250,3 +251,9 @@ def test_an_answer_is_compared_without_the_end_that_its_target_writes(says):
     with pytest.raises(ValueError, match="Row 0: .* nothing but an end"):
         match(says, ["a"], [end], begins=True)
     assert match(says, ["7"], [f"#{end} 7"], read=final_number) == [True]
+
+
+def test_a_target_in_which_nothing_is_read_is_refused(says):
+    with pytest.raises(ValueError, match="Row 1: read finds nothing in the target ' none'"):
+        match(says, ["7", "7"], [" 7", " none"], read=final_number)
+    assert match(says, ["none", "7"], [" 7", " 7"], read=final_number) == [False, True]

@@ -57,7 +57,9 @@ def check_comparison(
     begins: bool = False,  # is an answer right that begins with its target?
     read: Callable[[str], object] | None = None,  # what counts of an answer and of a target
 ) -> None:
-    "Raises ValueError for two ways to compare, for a stop that ends nothing, and for a target that holds the stop."
+    """Raises ValueError for two ways to compare, and for a stop that ends nothing.
+
+    So does a target that no answer could be equal to: one that holds the stop, or in which nothing is read."""
     if begins and read is not None:
         raise ValueError("begins=True and read= are two ways to compare an answer with its target: give one of them.")
     if stop == "":
@@ -67,6 +69,11 @@ def check_comparison(
             raise ValueError(
                 f"Row {i}: the target {target!r:.60} holds the stop {stop!r}, so no answer could be equal to it: "
                 "give a stop that stands in no target."
+            )
+        if read is not None and read(target) is None:
+            raise ValueError(
+                f"Row {i}: read finds nothing in the target {target!r:.60}, so no answer could be right: "
+                "mend the target, or what read looks for."
             )
 
 

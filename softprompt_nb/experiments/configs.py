@@ -7,6 +7,7 @@ __all__ = ['OF_TUNE', 'split_examples', 'TuneConfig']
 
 # %% ../../nbs/experiments/configs.ipynb #c003
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -50,13 +51,20 @@ def split_examples(
         task = lab_task(data.removeprefix("lab:"))
         most = train or (None if task.closed else 400)
         return _draw(task, most, seed, "train"), _draw(task, test, seed, "test")
-    if len(data) < (train or 1) + test:
+    rows = list({repr(row): row for row in data}.values())  # rows in tokens have no hash
+    if len(rows) < len(data):
+        warnings.warn(
+            f"{len(data) - len(rows)} of {len(data)} Examples are there already: each is taken once, so that none is "
+            "tuned on and measured on.",
+            stacklevel=2,
+        )
+    if len(rows) < (train or 1) + test:
         raise ValueError(
-            f"There are {len(data)} Examples, and train={train}, test={test} ask for more: "
+            f"There are {len(rows)} Examples, and train={train}, test={test} ask for more: "
             "give more Examples or ask for fewer."
         )
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [data[i] for i in order[test:][:train]], [data[i] for i in order[:test]]
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [rows[i] for i in order[test:][:train]], [rows[i] for i in order[:test]]
 
 # %% ../../nbs/experiments/configs.ipynb #c005
 OF_TUNE = "steps batch_size lr seed regularizer warmup schedule weight_decay checkpoints".split()
