@@ -24,7 +24,7 @@ import pandas as pd
 import pytest
 import torch
 from families import reconfigured, tiny
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from toys import Trouble, Walk, double
 
@@ -685,3 +685,59 @@ def test_no_column_of_the_table_takes_the_place_of_another(tmp_path):
     assert (row["metric.seconds"], row["metric.device"], row["lr"]) == (1.5, "abacus", 0.2)
     assert (row["acc_n"], row["metric.acc_n"], row["id"]) == (10, 99, record.id)
     assert row["device"] == "cpu" and row["seconds"] == record.environment["seconds"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=5, max_size=30), st.integers(0, 5))
+def test_a_row_that_stands_there_twice_is_on_one_side(letters, seed):
+    assume(len(set(letters)) >= 3)
+    data = [Example(letter, f" {letter}") for letter in letters]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        train, test = configs.split_examples(data, None, 2, seed)
+        with pytest.raises(ValueError, match=f"There are {len(set(letters))} Examples"):
+            configs.split_examples(data, len(set(letters)), 1, seed)
+    assert len(test) == 2 and len({*train, *test}) == len(train) + len(test) == len(set(letters))
+    assert len(said) == 2 * (len(set(letters)) < len(letters))
+
+
+def test_rows_that_all_differ_are_drawn_as_before():
+    data = [Example(str(i), f" {i}") for i in range(12)]
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(3)).tolist()
+    assert configs.split_examples(tuple(data), 5, 4, 3) == ([data[i] for i in order[4:9]], [data[i] for i in order[:4]])
+
+
+RAN_ON = [
+    dict(revision="a1", embedding_fingerprint="t-w", dtype="float32"),
+    dict(revision="a1", embedding_fingerprint="t-w", dtype="float32"),
+    dict(revision="softprompt-file", embedding_fingerprint="t-v", dtype="float32"),
+    dict(revision="a1", embedding_fingerprint="t-w", dtype="bfloat16"),
+]
+
+
+@dataclass(frozen=True)
+class RanOn:
+    number: int
+    model: str = "smollm2-135m-instruct"
+    dtype: str | None = None
+
+    def run(self, work):
+        return Result(dict(x=1), info=RAN_ON[self.number])
+
+
+def test_a_table_says_which_weights_of_a_public_model_and_which_formats_it_mixes(tmp_path):
+    store = RunStore(tmp_path)
+    ids = [store.run(RanOn(number)).id for number in range(4)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not {"models", "number_format"} & {*store.table(ids[:2])}
+    with pytest.warns(UserWarning, match="1 of 3 records of 'smollm2-135m-instruct' .* other weights .softprompt-file"):
+        table = store.table(ids[:3])
+    assert table.models[0] == table.models[1] != table.models[2]
+    with pytest.warns(UserWarning, match="2 in float32, 1 in bfloat16"):
+        table = store.table([*ids[:2], ids[3]])
+    assert table.number_format.tolist() == ["float32", "float32", "bfloat16"] and "models" not in table
+    chosen = [store.run(RanOn(number, dtype=RAN_ON[number]["dtype"])).id for number in (0, 3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        store.table(chosen)

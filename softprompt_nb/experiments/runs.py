@@ -20,6 +20,7 @@ import time
 import traceback
 import types
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -167,7 +168,7 @@ def content_hash(
     Raises ValueError naming the field that cannot be written down."""
     return _sha(plain_config(config))[:16]
 
-# %% ../../nbs/experiments/runs.ipynb #na5cadf9
+# %% ../../nbs/experiments/runs.ipynb #ne168dfa
 _SCRIPT = "__main__"
 
 
@@ -195,7 +196,7 @@ def classes_in(
             found[name] = sorted({*found.get(name, []), *homes})
     return found
 
-# %% ../../nbs/experiments/runs.ipynb #n4620a5b
+# %% ../../nbs/experiments/runs.ipynb #n82e0c26
 def _namesakes(config: Any, then: dict[str, list[str]]) -> str:
     "That two classes have one name, and what to do."
     now = classes_in(config)
@@ -428,7 +429,13 @@ def _cell(value: Any) -> Any:
 
 
 _COST = ("seconds", "peak_memory_bytes", "device", "finished")
-_OF_TABLE = ("id", "run", "models", *_COST)  # columns of every table, which no setting and no metric replaces
+_OF_TABLE = (
+    "id",
+    "run",
+    "models",
+    "number_format",
+    *_COST,
+)  # columns of every table, which no setting and no metric replaces
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -579,6 +586,47 @@ def _mixed(records: Sequence["Record"]) -> list[str]:
                 "tells them apart."
             )
     return sentences
+
+# %% ../../nbs/experiments/runs.ipynb #n8852ce1
+def _ran_on(record: "Record") -> dict[str, str]:
+    "Which weights a run says that it had."
+    told = {name: record.info.get(name) for name in ("revision", "embedding_fingerprint")}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _other_revisions(records: Sequence["Record"]) -> list[str]:
+    "A sentence for each model that is known by its name alone, and of which some runs had other weights than others."
+    groups = {}
+    for record in records:
+        if _ran_on(record) and not record.environment.get("weights"):
+            # float16 alone has another fingerprint for the same weights
+            groups.setdefault((_named_in(record), record.info.get("dtype")), []).append(record)
+    sentences = []
+    for (named, _), group in groups.items():
+        first = _ran_on(group[0])
+        other = [each for each in group if any(first.get(k, v) != v for k, v in _ran_on(each).items())]
+        if other:
+            sentences.append(
+                f"{len(other)} of {len(group)} records of {named} in this table are of other weights "
+                f"({', '.join(_ran_on(other[0]).values())}) than the record {group[0].id} "
+                f"({', '.join(first.values())}): the column models tells them apart."
+            )
+    return sentences
+
+
+def _mixed_formats(records: Sequence["Record"]) -> list[str]:
+    "A sentence for each model that ran in several number formats without a configuration that says so."
+    groups = {}
+    for record in records:
+        if record.info.get("dtype") and record.config.get("dtype") is None:
+            groups.setdefault(_named_in(record), Counter())[record.info["dtype"]] += 1
+    return [
+        f"Records of {named} in this table ran in several number formats "
+        f"({', '.join(f'{count} in {kind}' for kind, count in counts.items())}), as dtype=None takes the device's: "
+        "the column number_format tells them apart, and dtype= chooses one."
+        for named, counts in groups.items()
+        if len(counts) > 1
+    ]
 
 # %% ../../nbs/experiments/runs.ipynb #c021
 class RunStore:
@@ -824,7 +872,7 @@ def table(
     """A row for each record: configuration, metrics, seconds, memory, device.
 
     One that was changed by hand is left out, with a warning; records of different weights or settings of one model
-    are said, and told apart by the column models."""
+    are said, and told apart by the column models, as are number formats by the column number_format."""
     records = []
     for id in self.ids() if ids is None else [id for id in ids if id in self]:
         try:
@@ -832,11 +880,15 @@ def table(
         except ValueError as e:
             warnings.warn(str(e), stacklevel=2)
     rows = [_row(record) for record in records]
-    for sentence in (mixed := _mixed(records)):
+    mixed = _mixed(records) + _other_revisions(records)
+    formats = _mixed_formats(records)
+    for sentence in mixed + formats:
         warnings.warn(sentence, stacklevel=2)
-    if mixed:
-        for record, row in zip(records, rows):
-            row["models"] = _sha(record.environment.get("weights"))[:8]
+    for record, row in zip(records, rows):
+        if mixed:
+            row["models"] = _sha(record.environment.get("weights") or _ran_on(record))[:8]
+        if formats:
+            row["number_format"] = record.info.get("dtype")
     if ids is None:
         rows.sort(key=_sort_key)
     return pd.DataFrame(rows)
