@@ -209,7 +209,7 @@ def _places(column: pd.Series) -> tuple[pd.Series, dict, bool]:
     order = [*known, *(["None"] if missing.any() else [])]
     return levels, {value: i for i, value in enumerate(order)}, False
 
-
+# %% ../nbs/plots.ipynb #naca3978
 def _draw_runs(ax: Axes, groups: dict[float, list[float]], color: str, line: str, label: str) -> None:
     "Runs at their places along the axis as points, and their means with intervals."
     along = [place for place, values in groups.items() for _ in values]

@@ -349,6 +349,28 @@ def read_file(
     except Exception as e:
         _refuse_file(path, e)
 
+# %% ../nbs/rows.ipynb #n8f61357
+_DATA_SETS = (datasets.Dataset, datasets.IterableDataset)
+
+
+def _holds_splits(source):
+    "Is it a dict of data sets?"
+    return isinstance(source, Mapping) and any(isinstance(part, _DATA_SETS) for part in source.values())
+
+
+def _check_split(source, split, name):
+    "ValueError for a split or a configuration that is asked of a source without any."
+    is_named = isinstance(source, (str, Path)) and Path(source).suffix.lower() not in _READERS
+    own = source.split if isinstance(source, _DATA_SETS) else None
+    if not (split is None or is_named or _holds_splits(source) or (own is not None and str(own) == split)):
+        kind = "file" if isinstance(source, (str, Path)) else type(source).__name__
+        raise ValueError(
+            f"split={split!r} is asked of a {kind}, which has no such split: leave split out, and give the rows that "
+            "are meant."
+        )
+    if name is not None and not is_named:
+        raise ValueError(f"name={name!r} is about data sets of the hub: leave name out.")
+
 # %% ../nbs/rows.ipynb #n11ed24f
 def _arrow_type(dtype):
     "Arrow's type for a column of pandas, nullable, categorical and sparse ones too; that of nothing for other cells."
@@ -383,28 +405,6 @@ def _named(source, split, name, quotes):
             f"{str(source)!r} is neither a file ({kinds}) "
             f"nor a data set that could be loaded by name ({type(e).__name__}: {e})."
         ) from e
-
-
-_DATA_SETS = (datasets.Dataset, datasets.IterableDataset)
-
-
-def _holds_splits(source):
-    "Is it a dict of data sets?"
-    return isinstance(source, Mapping) and any(isinstance(part, _DATA_SETS) for part in source.values())
-
-
-def _check_split(source, split, name):
-    "ValueError for a split or a configuration that is asked of a source without any."
-    is_named = isinstance(source, (str, Path)) and Path(source).suffix.lower() not in _READERS
-    own = source.split if isinstance(source, _DATA_SETS) else None
-    if not (split is None or is_named or _holds_splits(source) or (own is not None and str(own) == split)):
-        kind = "file" if isinstance(source, (str, Path)) else type(source).__name__
-        raise ValueError(
-            f"split={split!r} is asked of a {kind}, which has no such split: leave split out, and give the rows that "
-            "are meant."
-        )
-    if name is not None and not is_named:
-        raise ValueError(f"name={name!r} is about data sets of the hub: leave name out.")
 
 
 def _mapped(source, split):

@@ -168,7 +168,7 @@ def content_hash(
     Raises ValueError naming the field that cannot be written down."""
     return _sha(plain_config(config))[:16]
 
-# %% ../../nbs/experiments/runs.ipynb #ne168dfa
+# %% ../../nbs/experiments/runs.ipynb #nfdfb058
 _SCRIPT = "__main__"
 
 
@@ -196,7 +196,7 @@ def classes_in(
             found[name] = sorted({*found.get(name, []), *homes})
     return found
 
-# %% ../../nbs/experiments/runs.ipynb #n82e0c26
+# %% ../../nbs/experiments/runs.ipynb #n7d70a29
 def _namesakes(config: Any, then: dict[str, list[str]]) -> str:
     "That two classes have one name, and what to do."
     now = classes_in(config)
@@ -223,6 +223,16 @@ def _classes_differ(config: Any, then: dict[str, list[str]]) -> bool:
     if unclear:
         warnings.warn(f"A record is of {unclear[0]}: it is taken for the same class.", stacklevel=4)
     return False
+
+
+def _refuse_namesake(folder: Path, config: Any) -> None:
+    "ValueError where the record in a folder is of another class of the same name; one that is damaged is not asked."
+    try:
+        then = json.loads((folder / "record.json").read_text())["environment"].get("classes", {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    if _classes_differ(config, then):
+        raise ValueError(f"The record {folder.name} is of another class: {_namesakes(config, then)}")
 
 
 def each_once(
@@ -587,7 +597,7 @@ def _mixed(records: Sequence["Record"]) -> list[str]:
             )
     return sentences
 
-# %% ../../nbs/experiments/runs.ipynb #n8852ce1
+# %% ../../nbs/experiments/runs.ipynb #na0f43c3
 def _ran_on(record: "Record") -> dict[str, str]:
     "Which weights a run says that it had."
     told = {name: record.info.get(name) for name in ("revision", "embedding_fingerprint")}
@@ -657,23 +667,15 @@ class RunStore:
         if not file.exists():
             return False
         if not isinstance(run, str):
-            self._refuse_namesake(run, name)
+            _refuse_namesake(self.folder / name, run)
         return True
-
-    def _refuse_namesake(self, config: Any, id: str) -> None:
-        "ValueError where a record is of another class of the same name; one that cannot be read is not asked."
-        try:
-            then = json.loads((self.folder / id / "record.json").read_text())["environment"].get("classes", {})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return
-        if _classes_differ(config, then):
-            raise ValueError(f"The record {id} is of another class: {_namesakes(config, then)}")
 
     def __getitem__(self, run: Any) -> Record:
         "The record of a configuration, an id, or the beginning of an id."
         if not isinstance(run, str):
-            self._refuse_namesake(run, content_hash(run))
-            return _warn_of_other_models(_read_record(self.folder / content_hash(run)))
+            folder = self.folder / content_hash(run)
+            _refuse_namesake(folder, run)
+            return _warn_of_other_models(_read_record(folder))
         found = [id for id in self.ids() if id.startswith(run)] if run else []
         if len(found) != 1:
             raise KeyError(
@@ -893,7 +895,7 @@ def table(
         rows.sort(key=_sort_key)
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/experiments/runs.ipynb #ndbef1ff
 @patch
 def compare(
     self: RunStore,
