@@ -320,6 +320,38 @@ def test_the_share_that_is_still_open_ends_where_the_gap_does():
     assert Ladder.from_losses({0: 2.0, 1: 1.0}).gap_curve().low.isna().all()
 
 
+def test_where_there_is_no_gap_no_share_of_it_is_open_or_closed():
+    for losses, floor in ([[0.3, 0.9, 0.8, 0.7], None], [[1.0, 0.9, 0.8, 0.7], 1.2]):
+        lad = planted(losses, sizes=(0, 1, 4, 16), between=0.0)
+        curve = lad.gap_curve(floor)
+        assert curve[["open", "low", "high"]].isna().all(axis=None) and lad.share(0.9, floor).label == ">16"
+    near = planted([1.0, 1.0, 1.0, 0.99], sizes=(0, 1, 4, 16), between=0.0).gap_curve()
+    assert near.open[0] == 1 and near.open[3] == 0 and (near.low[1], near.high[3]) == (0, 1), "draws without a gap"
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.02, 0.5])
+def test_the_interval_of_the_gap_holds_the_choice_of_the_size(gain):
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(150):
+        base = 2 + 0.7 * rng.standard_normal(96)
+        nll = np.concatenate([np.full((3, 1, 96), base), base - gain + 0.5 * rng.standard_normal((3, 4, 96))], 1)
+        found.append(Ladder("x", "m", (0, 1, 4, 16, 64), nll, np.ones(96), (0, 1, 2), draws=300).gap())
+    covered = np.mean([one.low <= gain <= one.high for one in found])
+    assert covered > 0.93, "of gaps that are zero by construction, two in five had an interval above zero"
+    assert all(one.low <= one.value <= one.high for one in found)
+    if gain == 0.5:
+        assert all(one.low > 0.3 for one in found), "an effect is seen"
+
+
+def test_a_gap_begins_at_no_prompt():
+    for read in (Ladder.gap, Ladder.gap_curve):
+        with pytest.raises(ValueError, match="give a ladder with the size 0"):
+            read(Ladder.from_losses({1: 2.0, 4: 1.0}))
+    one = Ladder.from_losses({0: 2.0, 1: 1.0}).gap()
+    assert one == 1.0 and math.isnan(one.high)
+
+
 def test_a_ladder_can_be_copied_and_its_draws_are_its_own():
     lad = planted(TRUTH)
     first = lad.drawn

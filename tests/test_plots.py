@@ -92,6 +92,13 @@ def test_the_gap_of_a_family_is_the_one_that_is_drawn():
     assert f"gap {ladder.gap().value:.2f} nats" in its_floor and f"gap {ladder.mean[0]:.2f} nats" in common_floor
 
 
+def test_a_family_without_a_gap_is_not_drawn_as_closed():
+    ladder = replace(lad("chess"), nll=lad("chess").nll[:, ::-1])
+    ax = plot_families([ladder])
+    assert ax.get_legend().get_texts()[0].get_text().endswith("(no gap)")
+    assert np.isnan(np.asarray(ax.lines[0].get_ydata(), float)).all()
+
+
 def test_sizes_beyond_the_ladder_are_drawn_above_it():
     from softprompt_nb.lab.planted import FREQUENCIES
 

@@ -138,7 +138,7 @@ def plot_families(
     floor: float | None = None,  # nats: the end of the gap; None: the least loss of each ladder
     bands: bool = True,  # show the intervals?
 ) -> Axes:
-    """All families on one figure: the share of the gap that is still open.
+    """All families on one figure: the share of the gap that is still open; what has no gap stands in the legend alone.
 
     Raises ValueError for a ladder without a size 0."""
     for ladder in ladders:
@@ -148,8 +148,9 @@ def plot_families(
     for ladder, color, dash in _styles(list(ladders)):
         curve = ladder.gap_curve(floor)
         places = _places(ladder.sizes)
-        end = ladder.mean.min() if floor is None else floor
-        label = f"{ladder.name} (gap {ladder.mean[0] - end:.2f} nats)"
+        end = np.fmin.reduce(ladder.mean) if floor is None else floor
+        gap = ladder.mean[0] - end
+        label = f"{ladder.name} (gap {gap:.2f} nats)" if gap > 0 else f"{ladder.name} (no gap)"
         ax.plot(places, curve.open, marker="o", color=color, ms=3.5, lw=1.6, ls=dash, label=label)
         if bands and not curve.low.isna().all():
             ax.fill_between(places, curve.low, curve.high, color=color, alpha=0.12, lw=0)

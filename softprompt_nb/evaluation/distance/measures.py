@@ -339,6 +339,13 @@ def distance(
 
 # %% ../../../nbs/evaluation/distance/measures.ipynb #c017
 @patch
+def _from_no_prompt(self: Ladder) -> None:
+    "Raises ValueError without a size 0."
+    if self.sizes[0] != 0:
+        raise ValueError(f"sizes={self.sizes}: the gap begins at no prompt, so give a ladder with the size 0.")
+
+
+@patch
 def share(
     self: Ladder,
     share: float = 0.9,  # of the gap, 0-1
@@ -347,8 +354,7 @@ def share(
     """The first size that closes a share of the gap between no prompt and the floor (C50, C90, C95).
 
     Raises ValueError without a size 0, or for a share that is none."""
-    if self.sizes[0] != 0:
-        raise ValueError(f"sizes={self.sizes}: the gap begins at no prompt, so give a ladder with the size 0.")
+    self._from_no_prompt()
     if not 0 < share <= 1:
         raise ValueError(f"share={share}: give a number above 0, at most 1.")
     curves = self.curves(raw=False)
@@ -359,9 +365,19 @@ def share(
 
 @patch
 def gap(self: Ladder) -> Measured:
-    "Loss of no prompt minus the least loss of any, nats."
+    """Loss of no prompt minus the least loss of any, nats, with an interval for a size that these items chose.
+
+    Raises ValueError without a size 0."""
+    self._from_no_prompt()
     curves = self.curves(raw=True)
-    return self.measured(curves[:, 0] - np.fmin.reduce(curves, 1))
+    gains = curves[:, :1] - curves  # of every size; none for no prompt
+    value = float(np.fmax.reduce(gains[0]))
+    low = high = math.nan
+    if len(gains) > 1 and not math.isnan(value):
+        luck = gains[1:] - gains[0]
+        low = max(0.0, value - float(np.quantile(np.fmax.reduce(luck, 1), 0.975)))
+        high = value + np.quantile(np.fmax.reduce(-luck, 1), 0.975)
+    return Measured(value, low, float(high), len(self.units), seeds=self.seeds)
 
 
 @patch
@@ -369,14 +385,18 @@ def gap_curve(
     self: Ladder,
     floor: float | None = None,  # nats: the end of the gap; None: the least loss of this ladder
 ) -> pd.DataFrame:  # n, open, low, high
-    "The share of the gap that is still open at each size (1: all of it), with its interval; the first size is 0."
+    """The share of the gap that is still open at each size (1: all of it), with its interval; the first size is 0.
+
+    NaN where there is no gap; draws that have none may be open or closed. Raises ValueError without a size 0."""
+    self._from_no_prompt()
     curves = self.curves(raw=False)
     low = curves[:, -1:] if floor is None else floor
     gap = curves[:, :1] - low
-    left = (curves - low) / np.maximum(gap, 1e-12)
+    left = np.divide(curves - low, gap, where=gap > 0, out=np.full_like(curves, np.nan))
     ends = np.full((2, len(self.sizes)), np.nan)
-    if len(left) > 1:
-        ends = np.quantile(left[1:], [0.025, 0.975], axis=0)
+    if len(left) > 1 and gap[0] > 0:
+        ends[0] = np.quantile(np.where(gap[1:] > 0, left[1:], 0.0), 0.025, axis=0)
+        ends[1] = np.quantile(np.where(gap[1:] > 0, left[1:], 1.0), 0.975, axis=0)
     return pd.DataFrame(
         dict(
             n=self.sizes,
