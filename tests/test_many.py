@@ -353,6 +353,73 @@ def test_watchers_and_logs_go_on_where_the_state_was(tmp_path):
     assert steps == list(range(1, len(whole.history) + 1))
 
 
+def steps_of(log, **at):
+    "Steps of a log's lines that have some values."
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    return [row["step"] for row in rows if at.items() <= row.items()]
+
+
+def test_a_log_that_others_write_into_loses_none_of_their_lines(tmp_path):
+    lm = exact("gpt2")
+    start, log = SoftPrompt.init(lm, 4), tmp_path / "log.jsonl"
+
+    def first(*more, **options):
+        callbacks = [JSONLLog(log), *more]
+        return tune(lm, start, EXAMPLES, steps=6, progress=False, callbacks=callbacks, state=tmp_path / "s", **options)
+
+    first(StopAt(5), save_every=2)  # cut behind the state of step 4
+    tune(lm, start, OTHERS, steps=3, progress=False, callbacks=[JSONLLog(log)])
+    for _ in range(2):  # it goes on, and is asked for again once it is done
+        first(save_every=2)
+        assert steps_of(log) == [1, 2, 3, 4, 5, 1, 2, 3, 6]
+    tune(lm, start, OTHERS, steps=2, progress=False, callbacks=[JSONLLog(log)])
+    before = log.read_text()
+    first(save_every=2)
+    assert log.read_text() == before
+
+
+def test_a_line_that_was_cut_by_a_kill_is_written_whole(tmp_path):
+    lm, log = exact("gpt2"), tmp_path / "log.jsonl"
+    options = dict(steps=6, progress=False, state=tmp_path / "s", save_every=2)
+    tune(lm, SoftPrompt.init(lm, 4), EXAMPLES, callbacks=[JSONLLog(log), StopAt(5)], **options)
+    log.write_bytes(log.read_bytes()[:-9])
+    tune(lm, SoftPrompt.init(lm, 4), EXAMPLES, callbacks=[JSONLLog(log)], **options)
+    assert steps_of(log) == [1, 2, 3, 4, 5, 6]
+
+
+def test_lanes_with_one_log_or_tracker_say_which_they_are(tmp_path):
+    lm, log, kept, scalars = lm_of("gpt2"), tmp_path / "log.jsonl", [], []
+
+    class Writer:
+        add_scalar = staticmethod(lambda *told: scalars.append(told))
+
+    class Tracker:
+        log = staticmethod(kept.append)
+
+    starts = [SoftPrompt.init(lm, 2, seed=i) for i in range(3)]
+    callbacks = [JSONLLog(log), Track(Tracker()), Track(Writer())]
+    runs = tune_many(lm, starts, EXAMPLES, steps=2, callbacks=callbacks, progress=False)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    for lane, run in enumerate(runs):
+        of_lane = [row for row in rows if row["lane"] == lane]
+        assert [row["loss"] for row in of_lane] == list(run.history.loss)
+        assert [row["loss"] for row in kept if row["lane"] == lane] == list(run.history.loss)
+        assert [value for name, value, _ in scalars if name == f"loss/lane {lane}"] == list(run.history.loss)
+    assert len(rows) == 6
+
+
+def test_logs_have_the_loss_on_valid_of_the_step_where_it_stops(tmp_path):
+    lm, log, kept = lm_of("gpt2"), tmp_path / "log.jsonl", []
+
+    class Tracker:
+        log = staticmethod(kept.append)
+
+    callbacks = [JSONLLog(log), Track(Tracker()), EarlyStop(below=100.0)]
+    run = tune(lm, SoftPrompt.init(lm, 2), EXAMPLES, valid=OTHERS, callbacks=callbacks, progress=False)
+    (line,) = log.read_text().splitlines()
+    assert json.loads(line)["valid"] == run.history.valid[0] == kept[-1]["valid"] and len(kept) == 2
+
+
 def test_a_state_of_another_tuning_is_refused(tmp_path):
     lm, file = lm_of("gpt2"), tmp_path / "s"
     start = SoftPrompt.init(lm, 4)

@@ -26,6 +26,7 @@ class Watched(Protocol):
     step: int  # steps that are done
     steps: int  # steps that there are to be
     row: dict  # the last step: its number `step`, `loss`, running mean `smooth`, `lr`, norms, `valid` where due
+    lane: int | None  # which of many it is, counted from 0; None for a tuning alone
     rows: list[dict]  # every step so far
     stop: str | None  # why to stop after this step; set it
 
@@ -189,8 +190,15 @@ class EarlyStop(Callback):
             tuning.stop = f"{self.column} loss has not improved by {self.min_delta} for {self.patience} steps"
 
 # %% ../../nbs/training/callbacks.ipynb #c011
+def _in_lane(tuning):
+    "The last step of a tuning; of one of many, with the number of its lane in front."
+    return dict(tuning.row) if tuning.lane is None else dict(lane=tuning.lane) | tuning.row
+
+
 class JSONLLog(Callback):
-    "One JSON line for each step, written as it happens."
+    """One JSON line for each step, written as it happens; of one tuning of many, with the number of its `lane`.
+
+    Nothing that others write into the file is touched: what a tuning that goes on would write again is left out."""
 
     def __init__(
         self,
@@ -199,23 +207,47 @@ class JSONLLog(Callback):
         self.path = Path(path)
 
     def before_fit(self, tuning: Watched) -> None:
-        self.file = self.path.open("a")
+        self.file = self.path.open("ab", buffering=0)
+        self.end = self.file.tell()  # behind the last of its own lines
+        self.written = None  # the last of them
+        self.there: dict = {}  # lines of the file that may be its own, and where each ends
 
     def after_step(self, tuning: Watched) -> None:
-        line = json.dumps(tuning.row)
-        self.file.write(line + "\n")
-        self.file.flush()
+        self.written = (json.dumps(_in_lane(tuning)) + "\n").encode()
+        if self.written in self.there:
+            self.end = self.there[self.written]
+            return
+        self.file.write(self.written)
+        self.end = self.file.tell()
 
     def after_fit(self, tuning: Watched) -> None:
+        "The line of a step that was measured on `valid` when it turned out to be the last is written anew."
+        line = (json.dumps(_in_lane(tuning)) + "\n").encode()
+        if self.written is not None and self.written != line and line not in self.there:
+            self._take_back()
+            self.file.write(line)
         self.file.close()
 
+    def _take_back(self):
+        "Cut its last line off, where nobody wrote behind it."
+        if self.path.stat().st_size == self.end and self.written not in self.there:
+            self.file.truncate(self.end - len(self.written))
+
     def state(self) -> dict:
-        return dict(bytes=self.file.tell())
+        return dict(bytes=self.end)
 
     def restore(self, state: dict) -> None:
-        "Steps that were logged but not saved are done again, and logged again: their lines go."
-        written = self.file.tell()
-        self.file.truncate(min(state["bytes"], written))
+        "Steps that were logged but not saved are done again; their lines stay, as they come out the same."
+        self.end = state["bytes"]
+        with self.path.open("rb") as file:
+            file.seek(self.end)
+            behind = file.read().splitlines(keepends=True)
+        end = self.end
+        for line in behind:
+            end += len(line)
+            self.there[line] = end
+        if behind and not behind[-1].endswith(b"\n"):  # it was killed in the middle of a line
+            self.file.truncate(end - len(behind[-1]))
 
 # %% ../../nbs/training/callbacks.ipynb #n4track
 class Track(Callback):
@@ -231,14 +263,29 @@ class Track(Callback):
                 "give wandb, trackio, one of their runs, or a SummaryWriter."
             )
         self.tracker = tracker
+        self.told: dict = {}  # the last step that it was told
 
     def __deepcopy__(self, memo: dict) -> "Track":
         return copy.copy(self)  # a copy of the tracker would log where nobody looks
 
+    def before_fit(self, tuning: Watched) -> None:
+        self.told = {}
+
     def after_step(self, tuning: Watched) -> None:
+        self._tell(tuning, tuning.row)
+        self.told = dict(tuning.row)
+
+    def after_fit(self, tuning: Watched) -> None:
+        "The loss on `valid` that was taken when a step turned out to be the last is told behind it."
+        if self.told and "valid" in tuning.row and "valid" not in self.told:
+            self._tell(tuning, dict(step=tuning.row["step"], valid=tuning.row["valid"]))
+
+    def _tell(self, tuning, row):
+        "Hand the tracker some numbers of a step."
         if hasattr(self.tracker, "log"):
-            self.tracker.log(dict(tuning.row))
+            self.tracker.log(row | (dict() if tuning.lane is None else dict(lane=tuning.lane)))
             return
-        for name, value in tuning.row.items():
+        of_lane = "" if tuning.lane is None else f"/lane {tuning.lane}"
+        for name, value in row.items():
             if name != "step":
-                self.tracker.add_scalar(name, value, tuning.step)
+                self.tracker.add_scalar(name + of_lane, value, tuning.step)

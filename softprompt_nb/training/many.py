@@ -114,6 +114,7 @@ def _lanes(lm, prompts, examples, valid, regularizer, callbacks, options):
             tuning = prepare(lm, prompt, train, held_out, settings, term, watchers, *known)
         except ValueError as e:
             raise ValueError(f"Lane {i}: {e}") from e
+        tuning.lane = i
         encoded[key] = tuning.data
         checked[held_key] = tuning.valid_data
         tunings.append(tuning)

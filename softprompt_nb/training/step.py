@@ -146,6 +146,7 @@ class Tuning:
         valid_data: Sequence[Encoded] | None = None,  # the held-out examples, encoded
     ):
         self.lm, self.start = lm, prompt
+        self.lane: int | None = None  # which of many it is
         self.examples, self.data = examples, data
         self.valid, self.valid_data = valid, valid_data or valid
         self.settings, self.callbacks = settings, callbacks
