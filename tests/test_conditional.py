@@ -164,6 +164,38 @@ def test_a_subspace_of_all_dimensions_is_the_plain_prompt():
     assert close(plain.history.norm.to_list(), within.history.norm.to_list())
 
 
+def test_a_regulariser_sees_the_vectors_that_rows_get():
+    lm = lm_of()
+    rows = rows_of(lm, 8)
+    start = SoftPrompt.init(lm, 3, seed=4)
+    seen = []
+
+    def pull(vectors):
+        seen.append(vectors.detach().clone())
+        return 0.3 * vectors.square().sum()
+
+    options = dict(steps=5, lr=0.02, progress=False, regularizer=pull)
+    whole = SubspacePrompt.init(lm, 3, basis=torch.eye(lm.d_model), how=start.vectors)
+    plain, within = (tune(lm, prompt, rows, **options) for prompt in (start, whole))
+    assert close(plain.prompt.vectors, within.prompt.plain().vectors)
+    assert close(plain.history.regularizer.to_list(), within.history.regularizer.to_list())
+    assert torch.equal(seen[5], start.vectors) and within.trajectory.shape[1:] == whole.vectors.shape
+
+
+def test_a_regulariser_is_refused_where_rows_get_different_vectors():
+    lm = lm_of()
+    rows = rows_of(lm, 4, conditions=[(0.0,), (1.0,)])
+    network = ConditionalPrompt.init(lm, 2, 1, hidden=4)
+    options = dict(steps=2, progress=False, regularizer=lambda vectors: vectors.square().sum())
+    with pytest.raises(ValueError, match="no .n, d. vectors that a regulariser could take"):
+        tune(lm, network, rows, **options)
+    with pytest.raises(ValueError, match="Lane 1: .*no .n, d. vectors"):
+        tune_many(lm, [SoftPrompt.init(lm, 2), network], rows, **options)
+    alike = rows_of(lm, 4, conditions=[(1.0,)])
+    run = tune(lm, network, alike, **options)
+    assert abs(run.history.regularizer[0] - network((1.0,)).vectors.square().sum().item()) < SAME
+
+
 @pytest.mark.parametrize("kind", ["random", "pca"])
 @pytest.mark.parametrize("k", [1, 5])
 def test_directions_are_orthogonal_and_as_long_as_they_should_be(kind, k):

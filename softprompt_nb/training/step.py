@@ -159,7 +159,7 @@ class Tuning:
         self.optimizer = torch.optim.AdamW([self.vectors], lr=self.peak, weight_decay=decay, fused=fused)
         self.regularizer = regularizer
         if hasattr(regularizer, "begin"):
-            self.regularizer = regularizer.begin(self.vectors.detach().clone())
+            self.regularizer = regularizer.begin(self.given().detach().clone())
         self.weight = None  # of the regulariser's gradient, where it says so itself
         self.term = None  # value of the regulariser's term, where it says so itself
         # chance
@@ -185,9 +185,13 @@ class Tuning:
         self.restored: dict = {}  # states of callbacks and regulariser that were found there
         self.origin: dict | None = None  # what its state belongs to, once that has been asked
 
-    def copy(self) -> torch.Tensor:  # (n, d) on the CPU
-        "The vectors as they are now."
+    def copy(self) -> torch.Tensor:  # shaped as the prompt's `vectors`, on the CPU
+        "What is trained, as it is now."
         return self.vectors.detach().cpu().clone()
+
+    def given(self) -> torch.Tensor:  # (n, d)
+        "The vectors that rows get, differentiable in what is trained; for prompts that give all rows the same."
+        return self.start.given(self.vectors, self.data[:1])[0]
 
 # %% ../../nbs/training/step.ipynb #n5tuning
 @patch
@@ -234,6 +238,15 @@ def _held_out(lm, prompt, valid, end):
     return rows
 
 
+def _refuse_several(prompt, rows):
+    "ValueError for a regulariser where rows get different vectors."
+    if len({id(vectors) for vectors in prompt.given(prompt.vectors, rows)}) > 1:
+        raise ValueError(
+            f"A {type(prompt).__name__} gives rows of different conditions different vectors, so there are no (n, d) "
+            "vectors that a regulariser could take: leave regularizer out (weight_decay= pulls at what is trained)."
+        )
+
+
 def _watchers(callbacks):
     "Callbacks in a list; ValueError for what is none."
     watchers = several(callbacks, "callbacks", Callback, "callbacks, such as EarlyStop(patience=20)")
@@ -267,6 +280,8 @@ def prepare(
     rows = rows or encode_at(lm, examples, prompt.at, settings.end)
     check_lengths(lm, rows, prompt.n)
     prompt.prompts(rows)  # one that depends on its row says here what a row lacks
+    if regularizer is not None:
+        _refuse_several(prompt, rows)
     if valid is not None:
         valid = as_examples(valid, "valid")
         valid_rows = valid_rows or _held_out(lm, prompt, valid, settings.end)
@@ -332,7 +347,7 @@ def _with_noise(tuning):
 def _term_value(tuning):
     "What a regulariser says its term is, where what it adds to the loss is something else (a balanced sum); else None."
     value = getattr(tuning.regularizer, "term_value", None)
-    return None if value is None else value(tuning.vectors.detach())
+    return None if value is None else value(tuning.given().detach())
 
 
 def _penalty(tuning):
@@ -341,7 +356,7 @@ def _penalty(tuning):
         return None
     try:
         with _with_noise(tuning):
-            penalty = tuning.regularizer(tuning.vectors)
+            penalty = tuning.regularizer(tuning.given())
             with torch.random.fork_rng(devices=[]):
                 tuning.term = _term_value(tuning)
             return penalty

@@ -34,9 +34,7 @@ class Run:
 
     prompt: SoftPrompt  # the trained prompt: the best on `valid` if that was given, else the last
     history: pd.DataFrame  # a row for each step: loss, smooth, lr, grad_norm, norm, and what was asked for besides
-    trajectory: (
-        torch.Tensor
-    )  # (checkpoints, n, d) on the CPU in the precision of the training, the untrained prompt first
+    trajectory: torch.Tensor  # (checkpoints, n, d) in the precision of the training, see the table
     checkpoint_steps: list  # the step of each checkpoint
     record: dict  # settings, seconds, versions, data, norms
 
@@ -163,7 +161,7 @@ def tune(
     batch_size: int = 8,  # examples a step
     lr: float | None = None,  # AdamW's peak rate; None for RELATIVE_LR times the embedding table's scale
     seed: int = 0,  # order of the examples
-    regularizer: Callable | None = None,  # (n, d) vectors in the precision of the training -> scalar, added to the loss
+    regularizer: Callable | None = None,  # (n, d) vectors that rows get, in training's precision -> scalar, added
     callbacks: Sequence[Callback] = (),  # watchers, see training.callbacks
     valid: Sequence[Example] | None = None,  # held-out examples; the prompt with the least loss on them is kept
     progress: bool = True,  # show a bar with an estimate?
