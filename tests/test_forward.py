@@ -268,6 +268,49 @@ def test_a_scaled_head_is_noticed():
         assert plan(lm, prompt_of(lm, 3, dtype=torch.float32), collate(lm, EXAMPLES)) == "full"
 
 
+def late(module, args, output):
+    "A hook on the whole model, which no pass of the trunk alone calls."
+    output.logits = 1.7 * output.logits
+    return output
+
+
+def shifted(module, args, output):
+    "A hook on a layer that asks where a token stands in its row."
+    first = output[0] if isinstance(output, tuple) else output
+    moved = first.clone()
+    moved[:, 3] = 0.0
+    return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+
+@pytest.mark.parametrize("kind", ["late", "shifted", "global"])
+def test_hooks_that_come_later_count_and_are_gone_when_they_are(kind):
+    lm = tiny("llama", dtype=torch.float64)
+    prompt = prompt_of(lm, 3)
+    plain = target_logprobs(lm, prompt, EXAMPLES)[0]
+    if kind == "late":
+        handle = lm.model.register_forward_hook(late)
+    elif kind == "shifted":
+        handle = lm.layers[0].register_forward_hook(shifted)
+    else:
+        head = lm.model.get_output_embeddings()
+        handle = torch.nn.modules.module.register_module_forward_hook(
+            lambda module, args, output: 1.7 * output if module is head else None
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # each row is computed whole, and that is said
+        found = target_logprobs(lm, prompt, EXAMPLES)[0]
+        alone = torch.cat([target_logprobs(lm, prompt, [example])[0] for example in EXAMPLES])
+    batch = pad_rows(lm, encode_at(lm, EXAMPLES, "start"))
+    with torch.no_grad():
+        logits, targets, row = forward._single_logits(lm, [prompt], batch)
+        losses = F.cross_entropy(logits, targets, reduction="none")
+    want = torch.zeros(len(EXAMPLES), dtype=torch.float64).index_add(0, row, -losses)
+    handle.remove()
+    assert (found - want).abs().max() < 1e-9 and (alone - want).abs().max() < 1e-9
+    assert (found - plain).abs().max() > 1e-3
+    assert torch.equal(target_logprobs(lm, prompt, EXAMPLES)[0], plain)
+
+
 def test_a_prompt_without_numbers_decides_nothing_about_the_model():
     lm = tiny("llama")
     batch = collate(lm, EXAMPLES)

@@ -36,6 +36,7 @@ _HOME = {
     "harness_name": "normalization",
     "has_lines": "answers",
     "hidden_by_path": "forward",
+    "hooks_of": "views",
     "in_template": "inference",
     "is_free": "decoding",
     "label_accuracy": "labels",

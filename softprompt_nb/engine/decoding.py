@@ -15,7 +15,7 @@ from .borders import alone, borders, probe, row_lengths, size_class
 from .forward import agree, assemble, model_logits, result_of, run_prefix
 from .packing import sum_dtype
 from .sharing import groups, row_start
-from .views import with_settings
+from .views import hooks_of, with_settings
 from ..lm import FrozenLM
 
 import torch
@@ -177,6 +177,7 @@ class _Decoding(NamedTuple):
     gaps: bool  # would padding between a prefix and its text count, in the window or in distances?
     rotary: bool  # would positions change while the text grows?
     steps: int  # tokens that can be decoded to see whether a way is right
+    hooks: tuple = ()  # the model's forward hooks, see `hooks_of`
 
 # %% ../../nbs/engine/decoding.ipynb #nb31033b
 def _has_gaps(prompts, batch, n_new, found_borders):
@@ -212,6 +213,7 @@ def _kind(lm, prompts, batch, n_new, shared):
         gaps=shared and _has_gaps(prompts, batch, n_new, found),
         rotary=found.rotary is not None and slots > found.rotary,
         steps=STEPS if lm.max_length is None else max(1, min(STEPS, lm.max_length - longest)),
+        hooks=hooks_of(lm.model),
     )
 
 # %% ../../nbs/engine/decoding.ipynb #ned19267
@@ -268,7 +270,7 @@ def way_to_decode(
     if kind not in lm.plans:
         rows = probe(lm, prompts, batch, _length_to_try(kind, borders(lm).window))
         for way in ("cached", "plain"):
-            if way == "cached" and (kind.gaps or not shared):
+            if way == "cached" and (kind.gaps or kind.hooks or not shared):
                 continue
             verdict = _is_exact(lm, prompts, rows, way, kind.steps)
             if verdict is None:

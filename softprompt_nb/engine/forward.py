@@ -19,7 +19,7 @@ from ..data import Batch
 from .borders import alone, borders, probe, row_lengths, size_class
 from .packing import pack, pack_tree, packed_attention, prefix_rows, sum_dtype
 from .sharing import Shared, find_shared, groups, row_start, suffixes
-from .views import view
+from .views import hooks_of, view
 from ..lm import FrozenLM
 
 import torch
@@ -126,7 +126,7 @@ def _recompute(lm):
 
 def _packed_trunk(lm):
     "The layers with packed attention; compiled once, where that is asked for."
-    if lm.compile_backend is None:
+    if lm.compile_backend is None or hooks_of(lm.model):  # what is compiled keeps the hooks that it saw
         return view(lm.model.base_model, "softprompt_packed", _recompute(lm))
     if lm.compiled is None:
         _exclude_from_compiling()
@@ -365,6 +365,7 @@ class _Kind(NamedTuple):
     beyond: bool  # does a row reach beyond the attention window?
     gaps: bool  # would padding behind a prefix count in the window?
     rotary: str  # do the rows' positions depend on the longest one: "no", "yes", or "mixed" where not all do alike
+    hooks: tuple = ()  # the model's forward hooks, see `hooks_of`
 
 # %% ../../nbs/engine/forward.ipynb #n9844c0e
 def _gaps(shared, found):
@@ -411,6 +412,7 @@ def _kind(lm, prompts, batch, sharing, shared):
         beyond=beyond,
         gaps=_gaps(shared, found),
         rotary=_rotary_kind(lengths, found, batch, of_prompt),
+        hooks=hooks_of(lm.model),
     )
 
 
@@ -418,6 +420,8 @@ def _candidates(kind, checkpointing):
     "The paths to try for a kind of batch, the fastest first; none where only rows alone will do."
     if kind.rotary == "mixed":
         return []
+    if kind.hooks:
+        return ["full"]  # they may ask where a token stands, or wait for the whole model's call
     paths = ["head", "full"]
     if not kind.sharing:
         return paths
@@ -467,7 +471,9 @@ def _plan(lm, prompts, batch, shared_prefix=True, shared=None):
         found = _first_exact(lm, prompts, rows, _candidates(kind, lm.checkpointing))
         if found is None:
             return "head", shared
-        if sharing and found in ("head", *WHOLE):
+        if kind.hooks:
+            lm.say_once("hooks", f"{lm.name} has forward hooks, so each row is computed whole: slower, equally exact.")
+        elif sharing and found in ("head", *WHOLE):
             _say_whole(lm, kind)
         lm.plans[kind] = found
     return lm.plans[kind], shared

@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -194,7 +195,7 @@ def _in_lane(tuning):
     "The last step of a tuning; of one of many, with the number of its lane in front."
     return dict(tuning.row) if tuning.lane is None else dict(lane=tuning.lane) | tuning.row
 
-
+# %% ../../nbs/training/callbacks.ipynb #n83fb81d
 class JSONLLog(Callback):
     """One JSON line for each step, written as it happens; of one tuning of many, with the number of its `lane`.
 
@@ -242,12 +243,10 @@ class JSONLLog(Callback):
         with self.path.open("rb") as file:
             file.seek(self.end)
             behind = file.read().splitlines(keepends=True)
-        end = self.end
-        for line in behind:
-            end += len(line)
-            self.there[line] = end
+        ends = accumulate(map(len, behind))
+        self.there = {line: self.end + size for line, size in zip(behind, ends)}
         if behind and not behind[-1].endswith(b"\n"):  # it was killed in the middle of a line
-            self.file.truncate(end - len(behind[-1]))
+            self.file.truncate(self.there[behind[-1]] - len(behind[-1]))
 
 # %% ../../nbs/training/callbacks.ipynb #n4track
 class Track(Callback):
@@ -283,7 +282,7 @@ class Track(Callback):
     def _tell(self, tuning, row):
         "Hand the tracker some numbers of a step."
         if hasattr(self.tracker, "log"):
-            self.tracker.log(row | (dict() if tuning.lane is None else dict(lane=tuning.lane)))
+            self.tracker.log(row | ({} if tuning.lane is None else dict(lane=tuning.lane)))
             return
         of_lane = "" if tuning.lane is None else f"/lane {tuning.lane}"
         for name, value in row.items():

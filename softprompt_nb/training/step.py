@@ -160,8 +160,7 @@ class Tuning:
         self.regularizer = regularizer
         if hasattr(regularizer, "begin"):
             self.regularizer = regularizer.begin(self.given().detach().clone())
-        self.weight = None  # of the regulariser's gradient, where it says so itself
-        self.term = None  # value of the regulariser's term, where it says so itself
+        self.weight = self.term = None  # of the regulariser's gradient, and its term's value, where it says so itself
         # chance
         self.batches = ShuffledBatches(data, settings.batch_size, settings.seed)
         self.drawn: list[Encoded] | None = None  # the batch of a step that is under way
@@ -189,11 +188,13 @@ class Tuning:
         "What is trained, as it is now."
         return self.vectors.detach().cpu().clone()
 
-    def given(self) -> torch.Tensor:  # (n, d)
-        "The vectors that rows get, differentiable in what is trained; for prompts that give all rows the same."
-        return self.start.given(self.vectors, self.data[:1])[0]
-
 # %% ../../nbs/training/step.ipynb #n5tuning
+@patch
+def given(self: Tuning) -> torch.Tensor:  # (n, d)
+    "The vectors that rows get, differentiable in what is trained; for prompts that give all rows the same."
+    return self.start.given(self.vectors, self.data[:1])[0]
+
+
 @patch
 def end(
     self: Tuning,

@@ -101,7 +101,11 @@ def hooked(
     here = threading.get_ident()
 
     def only_here(hook):
-        return lambda *given: hook(*given) if threading.get_ident() == here else None
+        def watch(*given):
+            return hook(*given) if threading.get_ident() == here else None
+
+        watch.passing = True  # nobody else's pass is another for it
+        return watch
 
     handles = [module.register_forward_hook(only_here(make(i))) for i, module in enumerate(modules)]
     try:
