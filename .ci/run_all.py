@@ -2,7 +2,7 @@
 run, or anything on stderr.
 
     python .ci/run_all.py [--minutes 20] [notebook ...]      the tours where none is named: the sections Start,
-How-to and The papers of the sidebar
+How-to and The papers of the sidebar, but for pages whose texts are not here
 
 Works on a copy, so the repository stays as it is; the executed notebooks, and pictures of what went wrong, are in
 _runs/browser/.
@@ -30,6 +30,7 @@ from notebooks import code_lines, text
 
 ROOT = Path(__file__).resolve().parent.parent
 TOURS = ("Start", "How-to", "The papers")  # sections of the sidebar whose pages people step through
+NEEDS = {"nbs/howto/real-model.ipynb": "SOFTPROMPT_NB_TEXTS"}  # pages on others' texts, and what names their folder
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BAR = re.compile(r"[^\r\n]*\d+%\|[^\r\n]*\|[^\r\n]*")  # a progress bar of tqdm, which is no trouble
 QUIET = {
@@ -60,6 +61,14 @@ def tours(root=ROOT):
         "contents"
     ]
     return [f"nbs/{page}" for section in sections if section.get("section") in TOURS for page in pages(section)]
+
+
+def ready(notebooks):
+    "Those of some notebooks whose texts are here; says which are left out, and what they need."
+    missing = [nb for nb in notebooks if nb in NEEDS and not os.environ.get(NEEDS[nb])]
+    for nb in missing:
+        print(f"{nb} is left out: set {NEEDS[nb]} to the folder of its texts, as the page says.")
+    return [nb for nb in notebooks if nb not in missing]
 
 
 def troubles(nb):
@@ -217,7 +226,7 @@ def main():
     parser.add_argument("notebooks", nargs="*", help="paths from the top of the repository")
     parser.add_argument("--minutes", type=float, default=20, help="time for one notebook (default 20)")
     args = parser.parse_args()
-    todo = args.notebooks or tours()
+    todo = args.notebooks or ready(tours())
     if gone := [nb for nb in todo if not (ROOT / nb).is_file()]:
         sys.exit(
             f"There is no notebook {', '.join(gone)}: give paths from the top of the repository, such as {tours()[0]}."

@@ -17,14 +17,18 @@ def _loaded(source):
     return load_lm(source)
 
 
-def real_lm(name):
-    "One of the two real models, or a skipped test that says why."
-    folder = os.environ.get(FOLDERS[name])
-    if folder is None and name not in WHY and not index_folder(name).is_dir():
+def fetched(name):
+    "The folder of one of the two real models in the cache, or a skipped test that says why it is not there."
+    if name not in WHY and not index_folder(name).is_dir():
         try:
             load_lm(name, source="index")
         except (ValueError, ImportError, OSError) as e:
             WHY[name] = str(e)
     if name in WHY:
         pytest.skip(WHY[name])
-    return _loaded(folder or str(index_folder(name)))
+    return str(index_folder(name))
+
+
+def real_lm(name):
+    "One of the two real models, or a skipped test that says why."
+    return _loaded(os.environ.get(FOLDERS[name]) or fetched(name))

@@ -3,12 +3,15 @@ rules."""
 
 import ast
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, copy_tree, run, script
 from notebooks import directives
+from real_models import fetched
 
 NB_TIMEOUT = 600  # seconds; no notebook should need a fifth of it
 NOTEBOOKS = sorted(
@@ -17,6 +20,11 @@ NOTEBOOKS = sorted(
     if not any(part[0] in "._" for part in p.relative_to(ROOT).parts)
 )
 EXPORTS = {"export", "exporti", "exports"}
+REAL_TOUR = "nbs/howto/real-model.ipynb"
+TEXTS = Path(
+    os.environ.get("SOFTPROMPT_NB_TEXTS") or ROOT.parent / "shared" / "data" / "fewshot_classification_rlprompt"
+)
+SLICE = dict(SOFTPROMPT_NB_TEXTS=str(TEXTS), SOFTPROMPT_NB_SLICE="1")  # few texts and steps on a real model
 each_notebook = pytest.mark.parametrize("nb", NOTEBOOKS)
 
 
@@ -30,7 +38,12 @@ def cells(nb, kind="code"):
 def warm():
     "Runs a notebook in a fork of a process that has torch and its like loaded."
     p = subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "warm.py"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, ROOT / "tests" / "warm.py"],
+        cwd=ROOT,
+        env=os.environ | SLICE,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
     def ask(nb, folder):
@@ -46,6 +59,10 @@ def warm():
 
 @each_notebook
 def test_runs(nb, tmp_path, warm):
+    if nb == REAL_TOUR:
+        if not TEXTS.is_dir():
+            pytest.skip(f"the texts of this page are not here: {TEXTS} is no folder")
+        fetched("smollm2-135m-instruct")
     warm(nb, tmp_path)
 
 

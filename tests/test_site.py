@@ -12,7 +12,7 @@ import yaml
 from conftest import ROOT, run
 from nbdev.config import get_config
 from notebooks import directives
-from run_all import TOURS, pages
+from run_all import NEEDS, TOURS, pages, ready
 from run_all import tours as tour_pages
 from test_notebooks import NOTEBOOKS, cells
 
@@ -109,6 +109,16 @@ def test_tours_are_the_sections_that_people_step_through():
         f"nbs/{nb}" for name in sections if name in TOURS for nb in pages(sections[name])
     ]
     assert set(BADGED) <= set(tour_pages())
+
+
+def test_tours_whose_texts_are_not_here_are_left_out_and_said(monkeypatch, capsys):
+    assert set(NEEDS) < set(tour_pages())
+    for nb, name in NEEDS.items():
+        monkeypatch.delenv(name, raising=False)
+        assert ready(tour_pages()) == [page for page in tour_pages() if page != nb]
+        assert name in capsys.readouterr().out
+        monkeypatch.setenv(name, "a folder")
+        assert ready(tour_pages()) == tour_pages()
 
 
 WIDGETS = (
