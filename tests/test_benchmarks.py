@@ -5,6 +5,7 @@ Real data sets are read where they lie beside the clone."""
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from softprompt_nb.evaluation.formats.benchmarks import (
@@ -449,3 +450,41 @@ def test_carded_knowledge_takes_guesses_off_and_puts_them_in():
 def test_an_article_is_no_letter(reply, letter):
     item = Item("which ?", "x", ("x", "y", "z"), about=None)
     assert lab_format("choice").find(item, reply) == letter
+
+
+UNREADABLE = [
+    ("exact", "the city of light on the river Seine", ()),
+    ("exact", "one\ntwo", ()),
+    ("number", "twelve", ()),
+    ("number", "3/4", ()),
+    ("solution", "twelve", ()),
+    ("yesno", "True", ()),
+    ("yesno", "maybe", ("yes", "no", "maybe")),
+    ("letter", "Paris", ()),
+]
+
+
+@pytest.mark.parametrize("form, answer, options", UNREADABLE)
+def test_an_item_that_could_never_be_right_is_refused(form, answer, options):
+    "Counted as wrong whatever is said, it would lower FF, ACC and KA without a word."
+    fine = dict(exact="x", number="1", solution="1", yesno="yes", letter="x")[form]
+    known = Item("Known?", fine, ("x", "y") if form == "letter" else ())
+    odd = Item("Which one?", answer, options)
+    sides = [lambda: Benchmark("b", FORMATS[form], [known, odd]), lambda: Benchmark("b", FORMATS[form], [known], [odd])]
+    sides.append(lambda: load_benchmark([known, odd], form, test=2))
+    for make in sides:
+        with pytest.raises(ValueError, match=re.escape("'Which one?'")) as e:
+            make()
+        assert repr(form) in str(e.value) and "no reply would ever be right" in str(e.value)
+
+
+def test_a_reply_is_read_as_it_is_cut():
+    "A right reply that goes on behind the string at which replies end is never said whole."
+    lines = replace(
+        FORMATS["exact"],
+        write=lambda item, answer: f"I say\n{answer}",
+        strict=lambda reply, item: reply.partition("\n")[2] or None,
+    )
+    assert Benchmark("b", replace(lines, stop=None), [Item("q", "x")]).items
+    with pytest.raises(ValueError, match="no reply would ever be right"):
+        Benchmark("b", lines, [Item("q", "x")])

@@ -45,6 +45,29 @@ QUESTION_TEMPLATE = "Question: {question}\n{options}\n{instruction}\nAnswer:"
 ANSWERS = ("true", "shuffled", "random")
 
 
+def _own_answer(format, item):
+    "What the strict reading makes of an item's right reply, whole and cut as replies are cut; and why that is none."
+    try:
+        reply = " " + format.write(item, item.answer)
+    except (ValueError, IndexError) as e:  # a letter without options
+        return None, f"cannot be written ({e})"
+    said = reply.split(format.stop)[0] if format.stop else reply
+    whole = format.read(item, reply)
+    same = whole is not None and format.read(item, format.own(said)) == whole
+    return whole if same else None, f"{reply[1:]!r:.120} has not that form"
+
+
+def _check_reply(format, item):
+    "Raise ValueError for an item to which no reply could be right."
+    answer, why = _own_answer(format, item)
+    if answer is None:
+        raise ValueError(
+            f"The item {item.question!r:.60} has the answer {item.answer!r:.60}, and the format {format.name!r} "
+            f"({format.instruction}) reads none in its own right reply, which {why}: no reply would ever be right. "
+            "Write the answer in that form, take another format=, or leave the item out."
+        )
+
+
 def _check_letters(format, item):
     "Raise ValueError for an item some of whose options would have no letter in a list."
     if len(item.options) > len(format.letters):
@@ -53,12 +76,13 @@ def _check_letters(format, item):
             "letters for them: name more with letter_format(letters=...), or leave options out."
         )
 
-
+# %% ../../../nbs/evaluation/formats/benchmarks.ipynb #n7cb56b7
 @dataclass(frozen=True, repr=False)
 class Benchmark:
     """Items in a format, to measure on and to tune on.
 
-    Raises ValueError without items, for what is no item, and for a template without a place for the question."""
+    Raises ValueError without items, for what is no item, for one whose own right reply the format does not read, and
+    for a template without a place for the question."""
 
     name: str
     format: Format
@@ -81,11 +105,11 @@ class Benchmark:
                     f"{item!r:.80} is no Item: make it with Item(question, answer, options), "
                     "or load rows with load_benchmark."
                 )
+            if self.format.listed:
+                _check_letters(self.format, item)
+            _check_reply(self.format, item)
         if "{question}" not in self.template:
             raise ValueError(f"The template {self.template!r} has no place for {{question}}.")
-        if self.format.listed:
-            for item in (*self.items, *self.train):
-                _check_letters(self.format, item)
 
     def __repr__(self) -> str:
         found = [f", {name}: {count}" for name, count in self.report.items() if count and name != "rows"]

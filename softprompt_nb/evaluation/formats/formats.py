@@ -270,7 +270,8 @@ def _read_number(reply, item):
 
 def _read_solution(reply, item):
     "The number behind #### in the last line."
-    found = re.search(rf"(?:^|\n)####[ ]*\$?({NUMBER_PATTERN})\.?\s*$", own_part(reply), re.A)
+    reply = own_part(reply.lstrip(" "))  # a reply's own leading space, where there is no solution above the line
+    found = re.search(rf"(?:^|\n)####[ ]*\$?({NUMBER_PATTERN})\.?\s*$", reply, re.A)
     return found[1] if found else None
 
 
