@@ -9,6 +9,7 @@ from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.studies import classification as C
 from softprompt_nb.training.tuning import tune
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -287,3 +288,35 @@ def test_a_pilot_without_some_of_its_runs_chooses_no_rate(gone):
         C.with_chosen_rates(configs, pilot[there])
     with pytest.raises(ValueError, match="lacks 2 runs"):  # a run that ended with no number
         C.with_chosen_rates(configs, pilot.assign(valid_accuracy=pilot.valid_accuracy.where(there)))
+
+
+@pytest.mark.parametrize("name, ways", [("steps", "soft"), ("n", "peft"), ("batch_size", "soft"), ("n_test", "none")])
+def test_runs_of_several_budgets_are_no_choices(name, ways):
+    "The best of all of them on validation texts was taken, eighty steps beside twenty."
+    one = rows(("m", "s", ways, 1, 0, 0.8, 0.1), ("m", "s", "shots", 1, 0, 0.8, 0.1))
+    both = pd.concat([one.assign(**{name: 20}), one.assign(**{name: 80})])
+    for ask in (C.chosen, C.accuracy_table, C.paired_gain):
+        with pytest.raises(ValueError, match=f"several settings .*{name} 20, 80"):
+            ask(both)
+    if ways != "none":  # what has no prompt is the same at any budget
+        mixed = pd.concat([one.iloc[:1].assign(**{name: 20}), one.iloc[1:].assign(**{name: 80})])
+        assert len(C.chosen(mixed)) == 2
+        pilot = pd.concat([rows(("m", "s", ways, 1, i, 0.5, 0.5)).assign(**{name: 20 + i}) for i in range(3)])
+        with pytest.raises(ValueError, match=f"several settings .*{name} 20, 21, 22"):
+            C.with_chosen_rates([C.ClassifyConfig("m", "sst-2", ways)], pilot)
+
+
+def test_a_chosen_row_is_of_one_run():
+    "A column without a value in the best row was filled from another run."
+    runs = rows(("m", "s", "soft", 1, 0, 0.8, 0.1), ("m", "s", "soft", 1, 1, 0.9, 0.5)).assign(lr=[0.3, np.nan])
+    best = C.chosen(runs)
+    assert len(best) == 1 and best.choice[0] == 1 and np.isnan(best.lr[0])
+
+
+@pytest.mark.parametrize("column", ["accuracy", "valid_accuracy"])
+def test_runs_without_numbers_are_said(column):
+    runs = rows(("m", "s", "soft", 1, 0, 0.8, 0.1), ("m", "s", "soft", 1, 1, 0.9, 0.5))
+    runs.loc[1, column] = np.nan
+    with pytest.warns(UserWarning, match="1 of 2 runs have no accuracy .* first of m, s, soft, 1, 1"):
+        best = C.chosen(runs)
+    assert best.choice.tolist() == [0] and best.accuracy.tolist() == [0.1]

@@ -14,6 +14,7 @@ from softprompt_nb.studies.format import (
     LAB_PAIRS,
     FormatConfig,
     FormatStudy,
+    _cached_benchmark,
     named_benchmark,
     paper_configs,
     study_configs,
@@ -283,3 +284,88 @@ def test_a_study_with_several_cells_of_a_kind_shows_none_of_them_alone(name):
     asked = FormatStudy({"m": "p"}, [cell(0, 9, "instruction"), cell(1, 9, "instruction")])
     if name == "n":  # without a prompt, its length says nothing
         assert asked.grid("ACC", "instruction").loc["m", "b"] == 0.9
+
+
+def test_a_benchmark_in_a_changed_file_is_loaded_anew(tmp_path):
+    file = tmp_path / "sums.jsonl"
+    file.write_text('{"question": "1 + 1", "answer": "2"}')
+    first = _cached_benchmark(str(file))
+    assert first is _cached_benchmark(str(file))
+    file.write_text('{"question": "1 + 2", "answer": "3"}')
+    assert _cached_benchmark(str(file)).items[0].answer == "3" and first.items[0].answer == "2"
+
+
+SETTINGS = [
+    ("steps", [40]),
+    ("lr", 0.1),
+    ("train", 32),
+    ("batch_size", 4),
+    ("how", "random"),
+    ("normalize", "tokens"),
+    ("data_seed", 1),
+    ("test", 5),
+    ("dtype", "bfloat16"),
+]
+
+
+@pytest.mark.parametrize("name, value", SETTINGS)
+def test_cells_of_several_settings_are_no_one_cell(name, value):
+    "The first was shown for all of them, and a curve took steps of each."
+    bits = np.zeros((1, 3, 10), bool)
+    own = dict(model="m", benchmark="b", way="soft", answers="true", n=10, seed=0, shots=3, steps=[80], bits=bits)
+    one = own | dict(lr=None, train=640, batch_size=8, how="vocab", normalize=None, data_seed=0, test=10, dtype=None)
+    study = FormatStudy({"m": "m"}, [one, one | {name: value}])
+    for ask in (lambda: study.grid("ACC"), lambda: study.scores("soft")):
+        with pytest.raises(ValueError, match=f"{name} .*; {name}"):
+            ask()
+    with pytest.raises(ValueError, match="no single curve .*" + ("length" if name == "steps" else name)):
+        study.curve("m", "b")
+    apart = FormatStudy({"m": "m"}, [one, one | {name: value, "model": "other"}])
+    assert apart.grid("ACC").loc["m", "b"] == 0 and apart.curve("m", "b").steps("true", 10) == [80]
+    old = FormatStudy({"m": "m"}, [own, dict(own)])  # as studies were kept before their settings stood beside them
+    assert old.grid("ACC").loc["m", "b"] == 0
+    if name in ("data_seed", "test"):
+        with pytest.raises(ValueError, match=f"different items .*{name}"):
+            apart.agreements()
+
+
+def test_a_control_at_fewer_steps_stands_in_one_curve_with_the_true_answers():
+    bits = np.zeros((2, 3, 10), bool)
+    own = dict(model="m", benchmark="b", way="soft", answers="true", n=10, seed=0, shots=3)
+    cells = [own | dict(steps=[0, 20, 80], bits=np.zeros((3, 3, 10), bool))]
+    cells.append(own | dict(answers="shuffled", steps=[0, 80], bits=bits))
+    assert FormatStudy({"m": "m"}, cells).curve("m", "b").groups() == [("true", 10), ("shuffled", 10)]
+    cells[1] |= dict(steps=[0, 40])
+    with pytest.raises(ValueError, match="length 80; length 40"):
+        FormatStudy({"m": "m"}, cells).curve("m", "b")
+
+
+def test_only_seeds_with_both_ends_have_moved():
+    "A seed at step 0 alone was compared with another at step 80, and counted as a second seed there."
+    bits = {("true", 10, 0, 0): planted(60, 1), ("true", 10, 0, 80): planted(60, 2), ("true", 10, 1, 0): planted(60, 4)}
+    curve = FormatCurve("m", "b", bits | {("shuffled", 10, 1, 0): planted(60, 1)})
+    moved = curve.moved()
+    assert moved.value == pytest.approx(0.25) and moved.seeds == (0,)
+    assert curve.table().set_index(["answers", "step"]).seeds.to_dict() == {
+        ("true", 0): 2,
+        ("true", 80): 1,
+        ("shuffled", 0): 1,
+    }
+    beyond = curve.beyond_format()
+    assert beyond.value == pytest.approx(0.75) and beyond.seeds == (1,)
+    steps = {("true", 10, 0, s): planted(60 if s else 30, 2) for s in (0, 10, 20, 80)} | {
+        ("true", 10, 1, 10): planted(0, 0)
+    }
+    whole = FormatCurve("m", "b", steps)
+    alone = FormatCurve("m", "b", {key: rows for key, rows in steps.items() if key[2] == 0})
+    for figure in ("saturation", "flatness", "moved"):
+        ours, theirs = (
+            getattr(each, figure)("FF") if figure != "saturation" else each.saturation() for each in (whole, alone)
+        )
+        assert (ours.value, ours.low, ours.high, ours.seeds) == (theirs.value, theirs.low, theirs.high, (0,))
+    apart = FormatCurve("m", "b", {("true", 10, 0, 80): planted(60, 2), ("true", 10, 1, 0): planted(60, 4)})
+    with pytest.raises(ValueError, match=r"all of the steps \[0, 80\] \(seed 0: \[80\]; seed 1: \[0\]\)"):
+        apart.moved()
+    unlike = FormatCurve("m", "b", {("true", 10, 0, 80): planted(60, 2), ("shuffled", 10, 1, 80): planted(60, 4)})
+    with pytest.raises(ValueError, match="no seed has both"):
+        unlike.beyond_format()

@@ -741,3 +741,52 @@ def test_a_table_says_which_weights_of_a_public_model_and_which_formats_it_mixes
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         store.table(chosen)
+
+
+@dataclass(frozen=True)
+class Asked:
+    benchmark: str
+    x: int = 0
+
+    def run(self, work):
+        return Result(dict(y=self.x))
+
+
+def test_a_record_of_another_content_of_its_file_is_said(tmp_path):
+    "A benchmark's file that was changed gave the numbers of the old questions without a word."
+    store, file = RunStore(tmp_path / "runs"), tmp_path / "questions.jsonl"
+    file.write_text('{"question": "1 + 1", "answer": "2"}')
+    configs = [Asked(str(file), x) for x in range(2)]
+    names = [content_hash(config) for config in configs]
+    store.run(configs[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        file.write_text(file.read_text())  # the same, written anew
+        store.run(configs[0]), store.table()
+        store.run(Asked("lab:word"))
+    assert "files" not in store[Asked("lab:word")].environment
+    file.write_text('{"question": "1 + 2", "answer": "3"}')
+    for ask in (configs[0], names[0]):
+        with pytest.warns(UserWarning, match=f"record {names[0]} is of another content than .*questions.*set_aside"):
+            store[ask]
+    with pytest.warns(UserWarning, match="another content"):
+        assert sweep(configs, store, workers=0, progress=False).there == names[:1]
+    with pytest.warns(UserWarning, match="1 of 2 records in this table are of another content of .* than it has now"):
+        store.table()
+    assert content_hash(configs[0]) == names[0]
+    file.unlink()
+    with pytest.warns(UserWarning, match="1 of 2 records in this table .* than the record"):
+        store.table()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        store[configs[0]]
+
+
+def test_a_folder_of_data_is_told_by_its_files(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.json").write_text(f'["{part}"]')
+    then = module.files_in(Asked(str(tmp_path)))
+    (tmp_path / "test.json").write_text('["other"]')
+    changed = module._other_files(then, module.files_in(Asked(str(tmp_path))))
+    assert len(then) == 2 and changed == [(tmp_path / "test.json").as_posix()]
+    assert module.files_in(Asked("x" * 5000)) == module.files_in(Asked("one\ntwo")) == module.files_in(Asked("")) == {}

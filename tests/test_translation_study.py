@@ -574,3 +574,20 @@ def test_moving_to_a_model_is_executing_there():
     assert moved.accuracy.tolist() == want
     with pytest.raises(ValueError, match="no texts"):
         transfer(lm, table_for(tasks), {}, ("magic",))
+
+
+@pytest.mark.parametrize("lost", ["translator", "soft prompt"])
+def test_a_seed_of_a_task_without_a_number_of_both_is_no_pair(lost):
+    "Where one side lacked a number, its other seeds were compared with all of the other side's."
+    rows = []
+    for task in range(4):
+        for seed in range(2):
+            for method, accuracy in (("translator", 0.2 + 0.5 * seed), ("soft prompt", 0.4 + 0.5 * seed)):
+                rows.append(dict(method=method, task=f"t{task}", split="s", seed=seed, text="x", accuracy=accuracy))
+    t = pd.DataFrame(rows)
+    t.loc[(t.method == lost) & (t.task != "t0") & (t.seed == 1), "accuracy"] = np.nan
+    g, r = gain(t, "translator", "soft prompt"), share_reached(t, "translator", "soft prompt")
+    assert g.value == pytest.approx(-0.2) and g.items == pytest.approx([-0.2] * 4) and g.seeds == (0, 1)
+    assert r.value == pytest.approx((3 * 0.2 + 0.45) / (3 * 0.4 + 0.65)) and r.n == 4
+    t.loc[t.seed == 1, "accuracy"] = np.nan
+    assert gain(t, "translator", "soft prompt").seeds == (0,)

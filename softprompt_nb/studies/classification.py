@@ -11,6 +11,7 @@ __all__ = ['SETS', 'PUBLISHED_SPLITS', 'ASKED_BY', 'SHOTS', 'SCALES', 'PEFT_RATE
 import hashlib
 import math
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -403,9 +404,38 @@ def run_classification(
         left = [config for config in left if config not in group]
 
 # %% ../../nbs/studies/classification.ipynb #k025c
+def _check_budget(runs: pd.DataFrame) -> None:
+    "Raise ValueError for a table of several budgets; what has no prompt hangs on the number of test texts alone."
+    trained = runs[runs.way.isin(("soft", "peft"))]
+    of_all = {name: runs[name] for name in ("n_test",) if name in runs}
+    of_trained = {name: trained[name] for name in ("n", "steps", "batch_size") if name in runs}
+    several = {name: sorted(values.dropna().unique().tolist()) for name, values in (of_all | of_trained).items()}
+    said = [f"{name} {', '.join(map(str, values))}" for name, values in several.items() if len(values) > 1]
+    if said:
+        raise ValueError(
+            f"The runs of this table have several settings ({'; '.join(said)}), which are no choices of one way: "
+            "give the rows of one of them, such as runs[runs.steps == 80]."
+        )
+
+
+def _with_numbers(runs: pd.DataFrame) -> pd.DataFrame:
+    "The runs that have both accuracies; the others are said."
+    without = runs.valid_accuracy.isna() | runs.accuracy.isna()
+    lost = runs[without]
+    if len(lost):
+        first = ", ".join(str(lost.iloc[0][name]) for name in ("model", "texts", "way", "seed", "choice"))
+        warnings.warn(
+            f"{len(lost)} of {len(runs)} runs have no accuracy and take no part, the first of {first}.", stacklevel=3
+        )
+    return runs[~without]
+
+
 def _best_rate(runs: pd.DataFrame, model: str, way: str) -> int:
-    "The number of the rate that is best on all draws of a pilot; ValueError where one of them lacks a rate."
+    """The number of the rate that is best on all draws of a pilot.
+
+    ValueError where one of them lacks a rate, and for several budgets."""
     rows = runs[(runs.model == model) & (runs.way == way) & runs.valid_accuracy.notna()]
+    _check_budget(rows)
     if not len(rows):
         raise ValueError(f"The pilot has no run of {model}, {way}: run one draw with all rates first.")
     rates = range(len(SCALES if way == "soft" else PEFT_RATES))
@@ -443,10 +473,15 @@ def not_in_table(
 def chosen(
     runs: pd.DataFrame,  # a row for each run, as `RunStore.table` gives it
 ) -> pd.DataFrame:  # the rows that the validation texts chose, one for each model, set, way and seed
-    "Choose each way's wording or rate on the validation texts of its own draw."
+    """Choose each way's wording or rate on the validation texts of its own draw; warns of runs without numbers.
+
+    Raises ValueError naming the settings in which runs of a table differ: budgets are compared one by one."""
+    _check_budget(runs)
     keys = ["model", "texts", "way", "seed"]
-    ordered = runs.sort_values([*keys, "valid_accuracy", "choice"], ascending=[True] * 4 + [False, True])
-    return ordered.groupby(keys, as_index=False).first()
+    known = _with_numbers(runs)
+    ordered = known.sort_values([*keys, "valid_accuracy", "choice"], ascending=[True] * 4 + [False, True])
+    whole = ordered.drop_duplicates(keys).reset_index(drop=True)  # rows as they are, each of one run
+    return whole[[*keys, *(column for column in whole if column not in keys)]]
 
 
 def accuracy_table(

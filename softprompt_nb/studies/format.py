@@ -18,7 +18,7 @@ from ..evaluation.formats.curve import FormatCurve, bits_of, checkpoints_for, pr
 from ..evaluation.formats.knowledge import PARTS, Shots, format_and_knowledge, gap_parts
 from ..evaluation.formats.lab_benchmarks import LAB_BENCHMARKS, lab_benchmark
 from ..evaluation.formats.ranking import agreement_difference, rank_agreement
-from ..experiments.runs import Result, RunStore, Work
+from ..experiments.runs import Result, RunStore, Work, files_in
 from ..files import about_results, write_results
 from ..lab.recipes import RECIPES
 from ..lm import FrozenLM
@@ -43,7 +43,15 @@ def named_benchmark(
     return load_benchmark(name, test=test, train=train, seed=seed)
 
 
-_cached_benchmark = lru_cache(maxsize=16)(named_benchmark)
+@lru_cache(maxsize=16)
+def _of_content(name, test, train, seed, content):
+    "A benchmark, loaded once for each content of the files that its name stands for."
+    return named_benchmark(name, test, train, seed)
+
+
+def _cached_benchmark(name, test=120, train=640, seed=0):
+    "A benchmark by its name, of the files as they are now."
+    return _of_content(name, test, train, seed, tuple(files_in(dict(benchmark=name)).items()))
 
 # %% ../../nbs/studies/format.ipynb #c006
 WAYS = ("bare", "instruction", "shots", "soft")
@@ -228,7 +236,7 @@ class FormatStudy:
     "Zeros and ones of every cell, and what follows from them."
 
     pairs: dict  # base model -> its post-trained version
-    cells: list  # of dicts: model, benchmark, way, answers, n, seed, shots, steps, bits (steps, 3, items)
+    cells: list  # of dicts: model, benchmark, way, answers, n, seed, shots, steps, bits (steps, 3, items), ...
 
     @property
     def models(self) -> list:
@@ -249,7 +257,9 @@ class FormatStudy:
         )
 
 # %% ../../nbs/studies/format.ipynb #c015
-_OF_A_CELL = ("model", "benchmark", "way", "answers", "n", "seed", "shots")
+_OF_A_TUNING = ("train", "batch_size", "lr", "how")
+_OF_ITEMS = ("data_seed", "test", "normalize", "dtype")
+_OF_A_CELL = ("model", "benchmark", "way", "answers", "n", "seed", "shots", *_OF_A_TUNING, *_OF_ITEMS)
 
 
 @patch(cls_method=True)
@@ -314,7 +324,14 @@ def load(
     return cls(pairs, cells)
 
 # %% ../../nbs/studies/format.ipynb #c016
-_MATTERS = {"soft": ("n", "seed"), "shots": ("shots", "seed")}  # to a way; to the others the seed alone
+_MATTERS = {"soft": ("n", "seed", "steps", *_OF_A_TUNING), "shots": ("shots", "seed", "train")}  # to others the seed
+
+
+def _differing(cells, names):
+    "The fields in which cells differ, with their values: a text for each of the different cells."
+    found = list(dict.fromkeys(tuple(str(cell.get(name)) for name in names) for cell in cells))
+    unlike = [i for i, values in enumerate(zip(*found)) if len(set(values)) > 1]
+    return [", ".join(f"{names[i]} {values[i]}" for i in unlike) for values in found] if unlike else []
 
 
 @patch
@@ -325,19 +342,19 @@ def cell(
     way: str,  # one of `WAYS`
     answers: str = "true",  # of way "soft"
 ) -> dict | None:
-    "A cell, or None where it is not done; raises ValueError where several seeds, n or shots are."
-    found = {}
+    "A cell, or None where it is not done; raises ValueError naming the fields where several are that differ."
+    found = []
     for each in self.cells:
         same = (each["model"], each["benchmark"], each["way"]) == (model, benchmark, way)
         if same and (way != "soft" or each["answers"] == answers):
-            found.setdefault(tuple((name, each[name]) for name in _MATTERS.get(way, ("seed",))), each)
-    if len(found) > 1:
-        several = "; ".join(", ".join(f"{name} {value}" for name, value in each) for each in found)
+            found.append(each)
+    several = _differing(found, (*_MATTERS.get(way, ("seed",)), *_OF_ITEMS))
+    if several:
         raise ValueError(
-            f"{model}, {benchmark}, {way} is there {len(found)} times ({several}): "
+            f"{model}, {benchmark}, {way} is there {len(several)} times ({'; '.join(several)}): "
             "make a FormatStudy of the cells of one of them."
         )
-    return next(iter(found.values()), None)
+    return found[0] if found else None
 
 
 @patch
@@ -409,6 +426,17 @@ PREDICTORS = {
 }
 
 
+def _check_items(study, benchmarks):
+    "Raise ValueError where some cells of a benchmark are about other items than others, so that they are no pairs."
+    for benchmark in benchmarks:
+        several = _differing([cell for cell in study.cells if cell["benchmark"] == benchmark], ("data_seed", "test"))
+        if several:
+            raise ValueError(
+                f"The cells of {benchmark} are about different items ({'; '.join(several)}): "
+                "make a FormatStudy of the cells of one of them."
+            )
+
+
 def _is_whole(study, model, benchmarks):
     "Are all cells of a model and its post-trained version done that a ranking needs?"
     post = study.pairs[model]
@@ -430,6 +458,7 @@ def agreements(
 
     Only models of which all cells are done take part; raises ValueError for fewer than 3."""
     names = benchmarks or self.benchmarks
+    _check_items(self, names)
     whole = [model for model in self.models if _is_whole(self, model, names)]
     if len(whole) < 3:
         raise ValueError(
@@ -461,11 +490,18 @@ def curve(
     model: str,  # a base model
     benchmark: str,  # its name
 ) -> FormatCurve:
-    "The cells of one model and benchmark as a `FormatCurve`; raises ValueError where none is done."
+    "The cells of a model and benchmark as a `FormatCurve`; raises ValueError for none, or tunings of other settings."
+    kind = (model, benchmark, "soft")
+    cells = [cell for cell in self.cells if (cell["model"], cell["benchmark"], cell["way"]) == kind]
+    tunings = [cell | dict(length=max(cell["steps"])) for cell in cells]  # a shorter one has another schedule
+    several = _differing(tunings, ("length", *_OF_A_TUNING, *_OF_ITEMS))
+    if several:
+        raise ValueError(
+            f"The tunings of {model}, {benchmark} are no single curve ({'; '.join(several)}): "
+            "make a FormatStudy of the cells of one of them."
+        )
     bits = {}
-    for cell in self.cells:
-        if (cell["model"], cell["benchmark"], cell["way"]) != (model, benchmark, "soft"):
-            continue
+    for cell in cells:
         for step, rows in zip(cell["steps"], cell["bits"]):
             bits[cell["answers"], cell["n"], cell["seed"], step] = rows
     return FormatCurve(model, benchmark, bits)

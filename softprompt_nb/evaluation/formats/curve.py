@@ -95,17 +95,27 @@ def rows(
     answers: str,  # "true", "shuffled" or "random"
     n: int,  # vectors
     step: int,  # of the tuning
+    seeds: Sequence[int] | None = None,  # which; None: all that were measured at the step
 ) -> np.ndarray:  # (3, items)
     "The three rows at a step, averaged over seeds; raises ValueError for what was not measured."
     found = []
-    for key, bits in self.bits.items():
-        group, measured = key[:2], key[3]
-        if group == (answers, n) and measured == step:
+    for (kind, size, seed, measured), bits in self.bits.items():
+        if (kind, size, measured) == (answers, n, step) and (seeds is None or seed in seeds):
             found.append(bits)
     if not found:
         known = [f"{kind} answers, n={size}, at steps {self.steps(kind, size)}" for kind, size in self.groups()]
         raise ValueError(f"No measurement with {answers} answers, n={n}, at step {step}: there are {', '.join(known)}.")
     return np.mean(found, 0)
+
+
+def _seeds_at(curve, answers, n, steps):
+    "Seeds of a group that were measured at all of some steps; raises ValueError where there is none."
+    seeds = [seed for seed in curve.seeds(answers, n) if all((answers, n, seed, step) in curve.bits for step in steps)]
+    if not seeds:
+        at = {seed: [key[3] for key in curve.bits if key[:3] == (answers, n, seed)] for seed in curve.seeds(answers, n)}
+        there = "; ".join(f"seed {seed}: {sorted(measured)}" for seed, measured in at.items())
+        raise ValueError(f"No seed with {answers} answers, n={n}, was measured at all of the steps {steps} ({there}).")
+    return seeds
 
 
 def _picks(curve, draws):
@@ -119,7 +129,7 @@ def _table_row(curve, answers, n, step, pick):
     bits = curve.rows(answers, n, step)
     values = gap_parts(*bits)
     boot = gap_parts(*bits[:, pick])
-    row = dict(answers=answers, n=n, step=step, items=curve.items, seeds=len(curve.seeds(answers, n)))
+    row = dict(answers=answers, n=n, step=step, items=curve.items, seeds=len(_seeds_at(curve, answers, n, [step])))
     for metric in ("FF", "ACC", "KA", "KA_star", "gap"):
         row[metric] = float(values[metric])
         span = SPANS.get(metric, (-1, 1))
@@ -132,7 +142,7 @@ def table(
     self: FormatCurve,
     draws: int = 500,  # bootstrap samples of items
 ) -> pd.DataFrame:
-    "A row for each group and step: every metric with its interval over items."
+    "A row for each group and step: every metric with its interval over items, and the seeds measured there."
     pick = _picks(self, draws)
     rows = []
     for answers, n in self.groups():
@@ -140,18 +150,19 @@ def table(
     return pd.DataFrame(rows)
 
 # %% ../../../nbs/evaluation/formats/curve.ipynb #n175a44c
-def _along(curve, answers, n, metric, pick):
-    "A metric at each step for each resampling of items: (draws, steps)."
+def _along(curve, answers, n, metric, pick, steps):
+    "A metric at each step for each resampling of items: (draws, steps); of the seeds that have all of these steps."
     if metric not in PARTS:
         raise ValueError(f"metric={metric!r}: use one of {', '.join(PARTS)}.")
     columns = []
-    for step in curve.steps(answers, n):
-        bits = curve.rows(answers, n, step)
+    seeds = _seeds_at(curve, answers, n, steps)
+    for step in steps:
+        bits = curve.rows(answers, n, step, seeds)
         columns.append(gap_parts(*bits[:, pick])[metric])
     return np.stack(columns, -1)
 
 
-def _figure(curve, figures, draws, answers, n, most=0.0):
+def _figure(curve, figures, draws, seeds, most=0.0):
     """A figure with its interval over items; `figures` gives it for each row of (draws, items) picks.
 
     `most` is how much it moves if all items change, where draws that all agree are no certainty."""
@@ -159,8 +170,7 @@ def _figure(curve, figures, draws, answers, n, most=0.0):
     value = figures(all_items)[0]
     boot = np.asarray(figures(_picks(curve, draws)), float)
     low, high = spread(boot, curve.items, (-most, most), most) if most else spread(boot)
-    seeds = tuple(curve.seeds(answers, n))
-    return Measured(float(value), low, high, curve.items, seeds=seeds)
+    return Measured(float(value), low, high, curve.items, seeds=tuple(seeds))
 
 
 def _group_size(curve, answers, n):
@@ -190,16 +200,18 @@ def saturation(
     share: float = 0.95,  # of the highest FF
     draws: int = 1000,  # bootstrap samples of items
 ) -> Measured:
-    "First step at which FF is at that share of its highest, with an interval over items; nan where it is always 0."
+    """First step at which FF is at that share of its highest, with an interval over items; nan where it is always 0.
+
+    Of the seeds that were measured at all steps; raises ValueError where there is none."""
     n = _group_size(self, answers, n)
     steps = self.steps(answers, n)
 
     def first_steps(pick):
-        ff = _along(self, answers, n, "FF", pick)
+        ff = _along(self, answers, n, "FF", pick, steps)
         firsts = [_first_reaching(values, steps, share) for values in ff]
         return np.array(firsts)
 
-    return _figure(self, first_steps, draws, answers, n)
+    return _figure(self, first_steps, draws, _seeds_at(self, answers, n, steps))
 
 # %% ../../../nbs/evaluation/formats/curve.ipynb #c007
 @patch
@@ -212,20 +224,21 @@ def moved(
     end: int | None = None,  # a step; None for the last
     draws: int = 1000,  # bootstrap samples of items
 ) -> Measured:
-    "How far a metric moved between two steps, with a paired interval over items; raises ValueError for other steps."
+    """How far a metric moved between two steps, with a paired interval over items.
+
+    Of the seeds that were measured at both; raises ValueError where there is none, and for other steps."""
     n = _group_size(self, answers, n)
     steps = self.steps(answers, n)
     for step in (start, end):
         if step is not None and step not in steps:
             raise ValueError(f"Step {step} was not measured: there are {steps}.")
-    first = 0 if start is None else steps.index(start)
-    last = len(steps) - 1 if end is None else steps.index(end)
+    ends = [steps[0] if start is None else start, steps[-1] if end is None else end]
 
     def moves(pick):
-        values = _along(self, answers, n, metric, pick)
-        return values[:, last] - values[:, first]
+        values = _along(self, answers, n, metric, pick, ends)
+        return values[:, 1] - values[:, 0]
 
-    return _figure(self, moves, draws, answers, n, most=1.0)
+    return _figure(self, moves, draws, _seeds_at(self, answers, n, ends), most=1.0)
 
 
 @patch
@@ -238,22 +251,23 @@ def flatness(
 ) -> Measured:
     """Slope of a metric for each doubling of the steps, with an interval over items.
 
-    Least squares on the log of the step, from the first step above 0. Raises ValueError for fewer than two of these."""
+    Least squares on the log of the step, from the first step above 0, of the seeds that were measured at all of them.
+    Raises ValueError for fewer than two of these, and where no seed has them all."""
     n = _group_size(self, answers, n)
     steps = self.steps(answers, n)
-    positive = [j for j, step in enumerate(steps) if step > 0]
+    positive = [step for step in steps if step > 0]
     if len(positive) < 2:
         raise ValueError(f"A slope needs at least two steps above 0, and {steps} were measured.")
-    x = np.log2([steps[j] for j in positive])
+    x = np.log2(positive)
     x = x - x.mean()
 
     def slopes(pick):
-        y = _along(self, answers, n, metric, pick)
-        rise = y[:, positive] - y[:, positive[:1]]
+        y = _along(self, answers, n, metric, pick, positive)
+        rise = y - y[:, :1]
         return (rise @ x) / (x @ x)
 
     steepest = float(x[x > 0].sum() / (x @ x))  # from 0 at the early steps to 1 at the late ones
-    return _figure(self, slopes, draws, answers, n, most=steepest)
+    return _figure(self, slopes, draws, _seeds_at(self, answers, n, positive), most=steepest)
 
 # %% ../../../nbs/evaluation/formats/curve.ipynb #c008
 @patch
@@ -265,22 +279,30 @@ def beyond_format(
     step: int | None = None,  # None for the last
     draws: int = 1000,  # bootstrap samples of items
 ) -> Measured:
-    "What true answers give beyond a control at a step, with a paired interval over items."
+    """What true answers give beyond a control at a step, with a paired interval over items.
+
+    Of the seeds that were measured with both; raises ValueError where there is none."""
     sizes = [{size for kind, size in self.groups() if kind == answers} for answers in ("true", control)]
     common = sizes[0] & sizes[1]
     if n is None and len(common) == 1:
         n = next(iter(common))
     n = _group_size(self, control, n)
     step = self.steps(control, n)[-1] if step is None else step
-    true_bits = self.rows("true", n, step)
-    control_bits = self.rows(control, n, step)
+    sides = [_seeds_at(self, answers, n, [step]) for answers in ("true", control)]
+    seeds = [seed for seed in sides[0] if seed in sides[1]]
+    if not seeds:
+        raise ValueError(
+            f"True answers have the seeds {sides[0]} at step {step}, and {control} ones {sides[1]}: no seed has both."
+        )
+    true_bits = self.rows("true", n, step, seeds)
+    control_bits = self.rows(control, n, step, seeds)
 
     def differences(pick):
         with_true = gap_parts(*true_bits[:, pick])[metric]
         with_control = gap_parts(*control_bits[:, pick])[metric]
         return with_true - with_control
 
-    return _figure(self, differences, draws, control, n, most=1.0)
+    return _figure(self, differences, draws, seeds, most=1.0)
 
 
 @patch

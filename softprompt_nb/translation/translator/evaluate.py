@@ -336,19 +336,20 @@ def method_table(
 def _paired(
     table: pd.DataFrame, method: str, reference: str, metric: str, split: str | None
 ) -> tuple[np.ndarray, tuple]:
-    "(tasks, 2) means of two methods over the seeds that have both; those seeds."
+    "(tasks, 2) means of two methods over the seeds of each task that have a number of both; those seeds."
     measured = table[table[metric].notna()]
     for name in (method, reference):
         if name not in set(measured.method):
             known = ", ".join(measured.method.unique())
             raise ValueError(f"There is no method {name!r} with {metric}: there are {known}.")
-    seeds = set(table.seed[table.method == method])
-    seeds &= set(table.seed[table.method == reference])
-    shared = table[table.seed.isin(seeds)]
-    wide = by_task(shared, metric, split)
-    known = wide[wide[method].notna() & wide[reference].notna()]
-    values = known[[method, reference]].to_numpy(float)
-    return values, tuple(sorted(map(int, seeds)))
+    rows = _of_split(table, split)
+    wide = rows.pivot_table(
+        index=["task", "seed"], columns="method", values=metric, aggfunc="mean", sort=False, observed=True
+    )
+    known = wide.reindex(columns=list(dict.fromkeys((method, reference)))).dropna()
+    seeds = known.index.get_level_values("seed").unique()
+    of_tasks = known.groupby("task", sort=False, observed=True).mean()
+    return of_tasks[[method, reference]].to_numpy(float), tuple(sorted(map(int, seeds)))
 
 
 def gain(
