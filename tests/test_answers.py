@@ -257,3 +257,34 @@ def test_a_target_in_which_nothing_is_read_is_refused(says):
     with pytest.raises(ValueError, match="Row 1: read finds nothing in the target ' none'"):
         match(says, ["7", "7"], [" 7", " none"], read=final_number)
     assert match(says, ["none", "7"], [" 7", " 7"], read=final_number) == [False, True]
+
+
+@pytest.mark.parametrize(
+    "answer, target",
+    [
+        ("3/4", "3"),
+        ("C++", "C"),
+        ("C# and Java", "C"),
+        ("10^3", "10"),
+        ("2*3", "2"),
+        ("10 / 3", "10"),
+        ("5 + 5 = 10", "5"),
+    ],
+)
+def test_a_part_of_a_sum_or_a_name_is_no_beginning(answer, target):
+    assert not begins_with(answer, target) and begins_with(answer, answer)
+    assert are_right([answer], [target], begins=True) == [False]
+
+
+@pytest.mark.parametrize(
+    "answer, target",
+    [
+        ("3, of 4", "3"),
+        ("**10** apples".strip("*"), "10"),
+        ("10\n- 3 left", "10"),
+        ("C - the third", "C"),
+        ("10 = 5 + 5", "10"),
+    ],
+)
+def test_what_only_follows_an_answer_is_no_part_of_it(answer, target):
+    assert begins_with(answer, target)

@@ -4,6 +4,7 @@ The harness's own task files are taken, with rows from local files in the place 
 `CLOZE_ITEMS=50 python -m pytest tests/test_cloze.py` compares 50 items of each benchmark, in place of a few."""
 
 import json
+import math
 import os
 import random
 from pathlib import Path
@@ -283,3 +284,9 @@ def test_sets_of_numbers_are_asked_for_numbers(folder):
     benchmark = load_benchmark(SETS / folder, test=50, train=20)
     assert benchmark.format.name == ("letter" if folder == "AQuA" else "number") and benchmark.cloze is None
     assert all(benchmark.gold(item) is not None for item in benchmark.items)
+
+
+def test_an_area_of_margins_that_are_no_numbers_is_none():
+    "NaN is above nothing, so that the area was 0."
+    area = area_under_curve([0.3, math.nan, 0.1], [True, True, False], draws=10)
+    assert math.isnan(area.value) and math.isnan(area.low) and math.isnan(area.high)

@@ -372,3 +372,11 @@ def test_units_alone_with_their_groups_are_drawn_all_the_same():
     whole = rank_correlation(crossed, "x", "y", by="g", unit="u", draws=200)
     missing = rank_correlation(crossed[crossed.g != crossed.u % 4], "x", "y", by="g", unit="u", draws=200)
     assert missing.high - missing.low > 0.5 * (whole.high - whole.low), "one cell missing of each unit"
+
+
+def test_rows_without_a_unit_are_no_unit():
+    "They were drawn together, as one."
+    table = pd.DataFrame(dict(x=range(8), y=range(8), start=[0, 1, 2, 3, 4, np.nan, np.nan, 7]))
+    with pytest.raises(ValueError, match="2 of 8 rows have no 'start'"):
+        rank_correlation(table, "x", "y", unit="start")
+    assert rank_correlation(table.dropna(), "x", "y", unit="start").n == 6

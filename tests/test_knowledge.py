@@ -377,3 +377,11 @@ def test_an_option_that_begins_another_can_lose_to_it():
     assert option_table(lm, tuned, bench, "reply").end.tolist() == [True, True]
     assert option_table(lm, tuned, bench, "content").end.tolist() == [True, False]
     assert format_and_knowledge(lm, soft, bench, end=True, max_new_tokens=2).records.end.tolist() == [True, True]
+
+
+def test_letters_of_one_score_name_none():
+    "All equal, each right letter was among the likeliest: accuracy 1 of a model that tells nothing apart."
+    bench = Benchmark("b", FORMATS["letter"], [Item(f"q {i}", "x", ("x", "y")) for i in range(4)])
+    table = replies_table(bench, ["A"] * 4).assign(options=[["x", "y"]] * 4, known=True)
+    scores = [[-1.0, -1.0], [-1.0, -2.0], [-2.0, -1.0], [-1.0, -1.0]]
+    assert FormatReport("m", "b", "bare", table.assign(letters=scores)).letters.items == (0, 1, 0, 0)

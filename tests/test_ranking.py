@@ -9,7 +9,7 @@ from softprompt_nb.evaluation.formats.ranking import agreement_difference, kenda
 from softprompt_nb.experiments.runs import RunStore, content_hash
 from softprompt_nb.experiments.sweep import sweep
 from softprompt_nb.load import load_lm
-from softprompt_nb.measure import proportion
+from softprompt_nb.measure import mean, proportion, verdict
 from softprompt_nb.studies.format import (
     LAB_PAIRS,
     FormatConfig,
@@ -369,3 +369,30 @@ def test_only_seeds_with_both_ends_have_moved():
     unlike = FormatCurve("m", "b", {("true", 10, 0, 80): planted(60, 2), ("shuffled", 10, 1, 80): planted(60, 4)})
     with pytest.raises(ValueError, match="no seed has both"):
         unlike.beyond_format()
+
+
+def test_there_is_no_interval_where_none_can_be_had():
+    "Single numbers had intervals without a width, and the order of three models was always agreed."
+    one = rank_agreement(dict(a=0.1, b=0.2, c=0.3, d=0.4), dict(a=0.2, b=0.1, c=0.5, d=0.6), draws=20)
+    assert one.tau.value == pytest.approx(2 / 3) and math.isnan(one.tau.low) and math.isnan(one.rho.high)
+    post = draw(np.linspace(0.1, 0.9, 4), 60, 1)
+    half = rank_agreement(dict(m0=0.1, m1=0.2, m2=0.3, m3=0.4), post, draws=20)
+    assert half.tau.n == 1 and math.isnan(half.tau.low) and "nan" in repr(half)
+    three = rank_agreement(*[{name: post[name] for name in ("m0", "m1", "m3")}] * 2, draws=20)
+    assert three.tau == 1 and verdict(three.tau) == "undecided" and verdict(rank_agreement(post, post).tau) == "agreed"
+    trio = {name: post[name] for name in ("m0", "m1", "m3")}
+    assert math.isnan(agreement_difference(trio, trio, trio, draws=20).low)
+    mixed = rank_agreement(dict(x=post, y=dict.fromkeys(post, 0.5)), dict(x=post, y=dict.fromkeys(post, 0.5)), draws=20)
+    assert (
+        not math.isnan(mixed.table.tau["x"].low) and math.isnan(mixed.table.tau["y"].low) and math.isnan(mixed.tau.low)
+    )
+
+
+def test_a_weighted_mean_is_no_mean_of_its_items():
+    "Its items without their weights put the models in another order."
+    weighted = {f"m{k}": mean([0.0, 1.0], weights=[10 - k, k]) for k in range(1, 5)}
+    plain = {name: score.value for name, score in weighted.items()}
+    agreement = rank_agreement(weighted, plain, draws=20)
+    assert agreement.tau == 1 and math.isnan(agreement.tau.low)
+    alike = {f"m{k}": mean(values) for k, values in enumerate(np.random.default_rng(0).random((4, 30)))}
+    assert not math.isnan(rank_agreement(alike, alike, draws=20).tau.low)

@@ -33,7 +33,8 @@ def has_lines(
     return len(text.strip().splitlines()) > 1
 
 
-_GOES_ON = re.compile(r"\w|[-.,'\u2019]\w")
+_GOES_ON = re.compile(r"\w|[-.,'\u2019/^]\w|\*+\d|[+#]")
+_CALCULATES = re.compile(r"[ ]*[-+*/^×·÷][ ]*\d")  # behind a number: it is a part of a sum
 
 
 def begins_with(
@@ -46,7 +47,9 @@ def begins_with(
     found = []
     for text in {target, *others}:
         text = as_compared(text)
-        if answer.startswith(text) and not _GOES_ON.match(answer[len(text) :]):
+        rest = answer[len(text) :]
+        in_part = _GOES_ON.match(rest) or (text[-1:].isdigit() and _CALCULATES.match(rest))
+        if answer.startswith(text) and not in_part:
             found.append(text)
     return max(found, key=len, default=None) == as_compared(target)
 

@@ -16,6 +16,7 @@ _HOME = {
     "classes_in": "runs",
     "content_hash": "runs",
     "each_once": "runs",
+    "files_in": "runs",
     "models_in": "runs",
     "plain_config": "runs",
     "split_examples": "configs",

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from .runs import RunStore, StoreError, attempt, content_hash, each_once, models_in
+from .runs import RunStore, StoreError, attempt, content_hash, each_once, files_in, models_in
 from ..measure import plural
 from ..patching import patch
 from ..training.callbacks import clock, in_notebook
@@ -435,9 +435,9 @@ def _begin(configs: Iterable, store: RunStore | str | Path, retry_failed: bool) 
     store.tidy()
     there = [id for id, config in named.items() if config in store]
     for id in there:
-        if models_in(named[id]):
+        if models_in(named[id]) or files_in(named[id]):
             with suppress(ValueError):  # a damaged record is said by whoever reads it
-                store[named[id]]  # warns where its models are others by now
+                store[named[id]]  # warns where its models or files are others by now
     failed = []
     if not retry_failed:
         earlier = {row["id"] for row in store.failed().to_dict("records")}

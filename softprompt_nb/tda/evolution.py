@@ -202,8 +202,15 @@ def rank_correlation(
 ) -> Measured:  # between -1 and 1; 0 where one of the two does not vary
     """Spearman's rank correlation with a 95 % percentile bootstrap interval over the rows, or over units of rows.
 
-    Its `n` counts what is drawn. Raises ValueError for fewer than four."""
+    Its `n` counts what is drawn. Raises ValueError for fewer than four, and for rows without a unit."""
+    names = [unit] if isinstance(unit, str) else list(unit or [])
     table = table.dropna(subset=[x, y])
+    without = int(table[names].isna().any(axis=1).sum()) if names else 0
+    if without:
+        raise ValueError(
+            f"{without} of {len(table)} rows have no {' and '.join(map(repr, names))}, so that nobody knows which of "
+            "them are one unit: give each its own, or leave them out."
+        )
     groups = _numbered(table, by)
     units = _numbered(table, unit) if unit else None
     n = len(table) if units is None else len(np.unique(units))

@@ -344,12 +344,16 @@ def area_under_curve(
     positive: Sequence[bool],  # of each item: is the first answer right?
     draws: int = 1000,  # bootstrap samples within each of the two kinds
 ) -> Measured:
-    "Chance that a positive item has the larger margin, with a bootstrap interval; raises ValueError for one kind."
+    """Chance that a positive item has the larger margin, with a bootstrap interval; NaN where a margin is NaN.
+
+    Raises ValueError for one kind of items alone."""
     margins = np.asarray(margins, float)
     positive = np.asarray(positive, bool)
     n_yes, n_no = int(positive.sum()), int((~positive).sum())
     if not n_yes or not n_no or len(margins) != len(positive):
         raise ValueError(f"{len(margins)} margins, of which {n_yes} positive and {n_no} not: at least one of each.")
+    if np.isnan(margins).any():
+        return Measured(math.nan, math.nan, math.nan, len(margins))
     rng = np.random.default_rng(0)
     weights = np.zeros((draws, len(margins)))
     for kind, n in ((positive, n_yes), (~positive, n_no)):
@@ -372,6 +376,11 @@ def _too_often(answers, gold, what):
     if 2 * count < n or times.low <= right / n:
         return None
     return f"{what} {answer!r} {count} times of {n}, where it is right {right} times"
+
+
+def _likeliest(scores, options):
+    "The options with the highest score; where several have it, none is picked."
+    return [option for option, score in zip(options, scores) if score == max(scores)]
 
 
 def _signs(records: pd.DataFrame) -> Iterator[str]:
@@ -434,7 +443,7 @@ class FormatReport:
         if "letters" not in self.records:
             return None
         rows = zip(self.records.letters, self.records.options, self.records.content)
-        return proportion([max(scores) == scores[options.index(answer)] for scores, options, answer in rows])
+        return proportion([_likeliest(scores, options) == [answer] for scores, options, answer in rows])
 
     @property
     def guess(self) -> float:

@@ -16,10 +16,11 @@ from scipy import stats
 
 # %% ../../../nbs/evaluation/formats/ranking.ipynb #c005
 def _values(score):
-    "A score's items as an array; one number is one item."
+    "A score's items as an array; one number is one item, and so is a weighted mean, which its items alone do not give."
     items = getattr(score, "items", None)
     if isinstance(items, tuple):
-        score = items or (float(score),)
+        plain = bool(items) and abs(np.mean(items) - float(score)) <= 1e-9 * max(1.0, np.abs(items).max())
+        score = items if plain else (float(score),)
     values = np.atleast_1d(np.asarray(score, float))
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"The score {score!r:.60} is no number and no list of finite numbers.")
@@ -165,8 +166,12 @@ def _mean_of_all(sides):
     return np.mean(left, 0), np.mean(right, 0)
 
 
-def _interval(value, draws, n):
-    "A value with the 2.5 and 97.5 % points of its resamplings."
+def _interval(value, draws, n, models):
+    """A value with the 2.5 and 97.5 % points of its resamplings.
+
+    None for single numbers, which resampling does not change, and for three models: one order in six is the same."""
+    if n < 2 or models < 4:
+        return Measured(float(value), np.nan, np.nan, n)
     low, high = np.quantile(draws, [0.025, 0.975])
     return Measured(float(value), float(low), float(high), n)
 
@@ -175,9 +180,10 @@ def _row(real, boot, n):
     "All figures of one benchmark, from its mean scores and the resampled ones."
     boot_tau, undefined = kendall_tau(*boot)
     boot_rho, _ = spearman_rho(*boot)
+    models = len(real[0])
     return dict(
-        tau=_interval(kendall_tau(*real)[0], boot_tau, n),
-        rho=_interval(spearman_rho(*real)[0], boot_rho, n),
+        tau=_interval(kendall_tau(*real)[0], boot_tau, n, models),
+        rho=_interval(spearman_rho(*real)[0], boot_rho, n, models),
         top1=float(_same_best(*real)),
         undefined=float(undefined.mean()),
     )
@@ -200,12 +206,14 @@ def rank_agreement(
 ) -> RankAgreement:
     """Kendall's tau-b, Spearman's rho and top-1 agreement of two rankings.
 
+    No interval (NaN) where one side has single numbers, and for three models.
     Raises ValueError for scores that do not pair up."""
     matrices, models = _matrices(base, post)
-    n = min(left.shape[1] for left, _ in matrices.values())
+    n = min(side.shape[1] for sides in matrices.values() for side in sides)
     real = _measured_means(matrices)
     boot = _resampled(matrices, draws, np.random.default_rng(seed))
-    rows = {benchmark: _row(*means, n) for benchmark, *means in zip(matrices, real, boot)}
+    sizes = [min(side.shape[1] for side in sides) for sides in matrices.values()]
+    rows = {benchmark: _row(*means, size) for benchmark, size, *means in zip(matrices, sizes, real, boot)}
     real_mean, boot_mean = _mean_of_all(real), _mean_of_all(boot)
     if len(matrices) > 1:
         rows["mean of all"] = _row(real_mean, boot_mean, n)
@@ -252,5 +260,5 @@ def agreement_difference(
 
     value, boot = _taus(matrices, draws, seed)
     other_value, other_boot = _taus(other_matrices, draws, seed)
-    n = min(left.shape[1] for left, _ in matrices.values())
-    return _interval(value - other_value, boot - other_boot, n)
+    n = min(side.shape[1] for sides in matrices.values() for side in sides)
+    return _interval(value - other_value, boot - other_boot, n, len(models))
