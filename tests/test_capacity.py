@@ -120,4 +120,9 @@ def test_seeds_of_one_target_are_not_targets():
     held = shown.held()
     half = 4.303 * 10 / 3**0.5  # Student's over the means 12, 22, 32
     assert held == 22 and held.n == 3 and held.low == pytest.approx(22 - half) and held.high == pytest.approx(22 + half)
-    assert "3 targets" in repr(shown)
+    assert "3 targets" in repr(shown) and "at least" not in repr(shown)
+
+
+def test_what_was_held_whole_is_at_least_that_much():
+    rows = [dict(kind="text", number=i, seed=0, tokens=64, bits=1.0) for i in range(3)]
+    assert "at least 64.0" in repr(Capacity("made up", 1, 64, pd.DataFrame(rows), pd.DataFrame()))

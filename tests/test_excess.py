@@ -206,6 +206,11 @@ def test_examples_do_wherever_a_capability_is_asked_for():
     assert controlled(examples, "shuffled").rows(lm)
 
 
+def of_seeds(own, other):
+    made = dict(sizes=(0, 1), nll=np.ones((2, 2, 3)), units=np.ones(3))
+    return ControlledLadder("a", "b", **made, seeds=own, control=Ladder("a", "b", **made, seeds=other))
+
+
 @pytest.mark.parametrize(
     "bad, says",
     [
@@ -218,6 +223,7 @@ def test_examples_do_wherever_a_capability_is_asked_for():
         (lambda: as_capability(3), "capability"),
         (lambda: ladder(lm_of(), plain_text(TEXTS, 12), keep="first", **RUN), "keep='first'"),
         (lambda: ControlledLadder("a", "b", (0, 1), np.ones((1, 2, 3)), np.ones(3)), "ladder of its control"),
+        (lambda: of_seeds((0, 1), (7, 8)), r"seeds \(0, 1\) and 3 items, its control .*\(7, 8\)"),
         (lambda: read_pgn(io.StringIO("nothing here")), "No game"),
         (lambda: read_movetext("1. e4 e4"), "no game"),
     ],

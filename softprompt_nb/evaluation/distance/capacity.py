@@ -225,9 +225,10 @@ class Capacity:
             tokens, bits = self.held(kind), self.held(kind, "bits")
             best = self.table[self.table.kind == kind].tokens.max()
             interval = f" [{tokens.low:.1f}, {tokens.high:.1f}]" if tokens.n > 1 else ""
+            least = "at least " if best >= self.cap else ""  # a target held whole says nothing of longer ones
             targets = f"{tokens.n} {plural(tokens.n, 'target')}"
             parts.append(
-                f"{tokens.value:.1f}{interval} tokens of {kind} (most {best}, {targets}, {bits.value:.0f} bits)"
+                f"{least}{tokens.value:.1f}{interval} tokens of {kind} (most {best}, {targets}, {bits.value:.0f} bits)"
             )
         return f"Capacity of {self.n} on {self.model}, up to {self.cap} tokens: {'; '.join(parts)}"
 

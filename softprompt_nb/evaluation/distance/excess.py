@@ -59,11 +59,12 @@ class ControlledLadder(Ladder):
         other = self.control
         if other is None:
             raise ValueError("A controlled ladder needs the ladder of its control: give control=.")
-        mine, theirs = ((lad.sizes, lad.nll.shape, (lad.units > 0).sum()) for lad in (self, other))
+        mine, theirs = ((lad.sizes, lad.nll.shape, (lad.units > 0).sum(), tuple(lad.seeds)) for lad in (self, other))
         if mine != theirs:
             raise ValueError(
-                f"The ladder has sizes {self.sizes} and {self.nll.shape[2]} items, its control {other.sizes} and "
-                f"{other.nll.shape[2]}: both must be of the same sizes, seeds and items."
+                f"The ladder has sizes {self.sizes}, seeds {self.seeds} and {self.nll.shape[2]} items, its control "
+                f"{other.sizes}, {other.seeds} and {other.nll.shape[2]}: both must be "
+                "of the same sizes, seeds and items."
             )
 
     @property
