@@ -1,6 +1,7 @@
 """Capabilities: what each row reads and should say, against plain loops and the rules of the games."""
 
 import io
+import random
 
 from softprompt_nb.data import Encoded, Example
 from softprompt_nb.engine.inference import target_logprobs
@@ -20,7 +21,7 @@ from softprompt_nb.evaluation.distance.capabilities import (
     targets,
     windows,
 )
-from softprompt_nb.lab.games import read_game
+from softprompt_nb.lab.games import game, read_game
 from softprompt_nb.lab.mazes import read_maze, walk
 from softprompt_nb.load import load_lm
 from softprompt_nb.prompts import SoftPrompt
@@ -189,6 +190,16 @@ def test_ratings_are_the_condition_and_games_without_are_left_out():
     cap = chess(games=games, conditioned=True)
     rows = cap.rows(lm, split_of(" ".join(read_movetext(games[0]["movetext"]))), 50)  # they are all the same game
     assert cap.conditions == 2 and [row.condition for row in rows] == [(i / 20, 0.5) for i in range(10)]
+
+
+def test_no_row_of_a_game_is_in_two_splits():
+    lm, rng = lm_of("lab-base-s"), random.Random(0)
+    openings = [game(rng, "random", 8) for _ in range(12)]
+    later = [f"later {i}" for i in range(25)]  # what is cut off says nothing
+    cap = chess(games=[dict(moves=[*moves, end]) for moves in openings for end in later], plies=8)
+    rows = {split: {tuple(row.ids) for row in cap.make(lm, split, 999)} for split in ("train", "valid", "test")}
+    assert not rows["train"] & rows["test"] and not rows["train"] & rows["valid"] and not rows["valid"] & rows["test"]
+    assert rows["train"] and rows["test"] and sum(map(len, rows.values())) == 12
 
 
 def test_paths_have_the_detours_that_their_condition_names():

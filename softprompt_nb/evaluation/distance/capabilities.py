@@ -285,14 +285,15 @@ def _own_games(name, split, conditioned, kind, plies):
 
 
 def _given_games(games, split, conditioned, plies):
-    "Games of a list, divided by a checksum of their moves; without those that lack their condition."
+    """Games of a list, divided by a checksum of the moves that are kept, so that no game has its opening in two splits;
+    without those that lack their condition."""
     for given in games:
-        moves = list(given["moves"]) if "moves" in given else read_movetext(given["movetext"])
+        moves = (list(given["moves"]) if "moves" in given else read_movetext(given["movetext"]))[:plies]
         condition = _strengths(given) if conditioned else None
         if conditioned and condition is None:
             continue
         if split_of(" ".join(moves)) == split and len(moves) > 1:
-            yield moves[:plies], condition
+            yield moves, condition
 
 # %% ../../../nbs/evaluation/distance/capabilities.ipynb #c022
 def _game_text(moves, form, last=False):
