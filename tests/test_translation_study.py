@@ -5,6 +5,7 @@ import threading
 import time
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 from softprompt_nb.data import Example
 from softprompt_nb.engine.inference import exact_match
@@ -12,6 +13,7 @@ from softprompt_nb.evaluation.interpretability import mean_embedding
 from softprompt_nb.prompts import SoftPrompt
 from softprompt_nb.studies import translation as module
 from softprompt_nb.studies.translation import Study, StudyRun, prompt_features, translation_study
+from softprompt_nb.translation.translator import rerank as ranking
 from softprompt_nb.translation.translator.dods import DoD, TaskSet
 from softprompt_nb.translation.translator.evaluate import (
     by_task,
@@ -25,6 +27,7 @@ from softprompt_nb.translation.translator.evaluate import (
     prior_text,
     share_reached,
     with_examples,
+    wordings,
 )
 from softprompt_nb.translation.translator.texts import (
     content_words,
@@ -146,6 +149,64 @@ def test_executing_is_asking_the_model_item_by_item():
             assert scores == list(want.items)
     with pytest.raises(ValueError, match="one for each task"):
         execute(lm, tasks, ["a"])
+
+
+def task_with(answer, name="t"):
+    "A task whose right answers have this form."
+    right = {c: answer.replace("{}", c) for c in "abcdwxyz"}
+    train, test = (tuple(Example(c, right[c]) for c in part) for part in ("abcd", "wxyz"))
+    return TaskSet(name, "train", ("do", "make"), train, test, tuple((e.target,) for e in test), "line")
+
+
+def says(monkeypatch, answers):
+    "A model that says these, whatever stands in front of an input."
+    known = {example.input: example.target for task in answers for example in (*task.train, *task.test)}
+    monkeypatch.setattr(
+        ranking, "generate", lambda lm, prompts, texts, *_, **__: [known[text[-1]] + "\nand more" for text in texts]
+    )
+    monkeypatch.setattr(Endpoint, "send", lambda self, body: known[body["messages"][0]["content"][-1]] + "\nand more")
+
+
+@pytest.mark.parametrize("answer", [" {} word", "\n{} word", " {}\nword\nand more"])
+def test_a_right_answer_is_right_however_many_lines_it_has(monkeypatch, answer):
+    "Here, behind an address, in all ways to ask; a model that goes on behind lines is cut there."
+    task = task_with(answer)
+    lm = lm_of()
+    said = [task_with(answer.removesuffix("\nand more"))]
+    says(monkeypatch, said)
+    monkeypatch.setattr(ranking, "divergence_parts", lambda lm, prompt, texts, inputs, answers, *_: heard(answers))
+    replies = []
+
+    def heard(answers):
+        replies.extend(answers)
+        return pd.DataFrame(dict(answer=[0.0], all=[0.0]))
+
+    assert execute(lm, [task, task_with(" {} word", "u")], ["do", "do"])[0] == [1.0] * 4
+    pairs = Pairs([Pair(SoftPrompt.init(lm, 2, seed=0), task.instructions, "t", "train")])
+    judged = judge(lm, pairs, [task], {"true": ["do"]}, embed=lambda texts: np.ones((len(texts), 1)))
+    assert judged.accuracy.tolist() == [1.0]
+    whole = [said[0].train[i].target + ("\nand more" if task.stop is None else "") for i in range(4)]
+    assert replies == whole
+    assert wordings(lm, pairs, [task]).accuracy.tolist() == [1.0, 1.0]
+    for model in (lm, Endpoint("http://localhost:9/v1", **QUICK)):
+        assert transfer(model, table_for([task], ["do"]), {"t": task}, ("translator",)).accuracy.tolist() == [1.0]
+
+
+def test_a_leading_break_ends_an_answer_of_one_line_here_and_behind_an_address(monkeypatch):
+    task = task_with(" {}")
+    said = [task_with("\n{}")]
+    says(monkeypatch, said)
+    for model in (lm_of(), Endpoint("http://localhost:9/v1", **QUICK)):
+        assert transfer(model, table_for([task], ["do"]), {"t": task}, ("translator",)).accuracy.tolist() == [0.0]
+
+
+def test_each_list_of_answers_has_its_own_end(monkeypatch):
+    says(monkeypatch, [task_with(" {}\n{}")])
+    plain, whole = ranking.answers_of(lm_of(), [None, None], [["a"], ["b"]], stop=["\n", None])
+    assert (plain, whole) == ([" a"], [" b\nb\nand more"])
+    dod = DoD([task_with(" {}", "one"), task_with(" {}\n{}", "two")])
+    pairs = [SimpleNamespace(task=name) for name in ("two", "one")]
+    assert module._stops(dod, pairs) == [None, "\n"]
 
 
 def test_judging_fills_every_column():

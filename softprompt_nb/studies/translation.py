@@ -139,6 +139,11 @@ def _inputs(config: StudyRun, dod: DoD, pairs: Pairs) -> list[list[str]]:
         inputs.append([example.input for example in last])
     return inputs
 
+
+def _stops(dod: DoD, pairs: Pairs) -> list[str | None]:
+    "Where an answer of each pair's task ends."
+    return [dod[pair.task].stop for pair in pairs]
+
 # %% ../../nbs/studies/translation.ipynb #c007
 def _shuffled(train: Pairs, seed: int) -> Pairs:
     "Prompts with the texts of other tasks."
@@ -179,7 +184,8 @@ def _translators(config: StudyRun, lm: FrozenLM, train: Pairs, valid: Pairs, dod
         chosen = Pairs(rng.sample(list(train), min(config.preferred, len(train))))
         inputs = _inputs(config, dod, chosen)
         writer = translators["translator"]
-        found = preferences(writer, lm, chosen.prompts, inputs, template=config.template, seed=config.seed, end=True)
+        settings = dict(template=config.template, seed=config.seed, end=True, stop=_stops(dod, chosen))
+        found = preferences(writer, lm, chosen.prompts, inputs, **settings)
         return prefer(writer, found, seed=config.seed)
 
     if config.preferred:
@@ -224,13 +230,15 @@ def _inspected(
 
 # %% ../../nbs/studies/translation.ipynb #c009s
 def _translated(
-    config: StudyRun, lm: FrozenLM, translator: Translator, pairs: Pairs, inputs: Sequence
+    config: StudyRun, lm: FrozenLM, translator: Translator, pairs: Pairs, dod: DoD
 ) -> tuple[list[Translation], list[Translation]]:
     "Translations as they come, and the same re-ranked."
     prompts = pairs.prompts
     found = translator.candidates(prompts, config.k, max_new_tokens=config.longest)
     plain = translator.translate(prompts, found=found)
+    inputs = _inputs(config, dod, pairs)
     ranking = dict(template=config.template, prior=config.prior, end=True)  # as the stored results were made
+    ranking["stop"] = _stops(dod, pairs)
     return plain, translator.translate(prompts, inputs, lm, found=found, **ranking)
 
 
@@ -259,13 +267,14 @@ def _texts(
     inputs = _inputs(config, dod, pairs)
     prompts = pairs.prompts
     writer = translators["translator"]
-    settings = dict(rounds=config.rounds, template=config.template, progress=config.progress)
+    stops = _stops(dod, pairs)
+    settings = dict(rounds=config.rounds, template=config.template, progress=config.progress, stop=stops)
 
     def refined(found: Sequence, kls: Sequence) -> list[str]:
         better, _ = refine(writer, lm, prompts, found, kls, inputs, end=True, **settings)
         return _first_texts(better)
 
-    plain, chosen = _translated(config, lm, writer, pairs, inputs)
+    plain, chosen = _translated(config, lm, writer, pairs, dod)
     texts = {"true instruction": [pair.texts[0] for pair in pairs]}
     texts["translator"] = [translation.text for translation in plain]
     texts["translator, re-ranked"] = [translation.text for translation in chosen]
@@ -275,12 +284,12 @@ def _texts(
     if "preferred" in translators:
         preferred = translators["preferred"].translate(prompts, k=config.k, max_new_tokens=config.longest)
         texts["translator, preferred"] = [translation.text for translation in preferred]
-    control, control_ranked = _translated(config, lm, translators["shuffled"], pairs, inputs)
+    control, control_ranked = _translated(config, lm, translators["shuffled"], pairs, dod)
     texts["shuffled"] = [translation.text for translation in control]
     texts["shuffled, re-ranked"] = [translation.text for translation in control_ranked]
     options = _retrieved(train, pairs, config.k)
     found, kls = rerank(
-        lm, prompts, options, inputs, config.template, prior=0.0, end=True
+        lm, prompts, options, inputs, config.template, prior=0.0, end=True, stop=stops
     )  # ranks are no log-probabilities
     texts["retrieval"] = _first_texts(options)
     texts["retrieval, re-ranked"] = _first_texts(found)
@@ -351,8 +360,7 @@ def _works(config: StudyRun, lm: FrozenLM, dod: DoD, pairs: Pairs, texts: Sequen
 
 def _calibrated(config: StudyRun, lm: FrozenLM, translator: Translator, valid: Pairs, dod: DoD) -> Translator:
     "The translator with confidences from validation tasks."
-    inputs = _inputs(config, dod, valid)
-    for translations in _translated(config, lm, translator, valid, inputs):
+    for translations in _translated(config, lm, translator, valid, dod):
         if len(translations) >= 8:
             texts = [translation.text for translation in translations]
             translator.calibrate(translations, _works(config, lm, dod, valid, texts))

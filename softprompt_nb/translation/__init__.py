@@ -40,6 +40,7 @@ _HOME = {
     "confidence_features": "translator.confidence",
     "consistency_loss": "hard.rlprompt",
     "content_words": "translator.texts",
+    "cut_at": "translator.rerank",
     "decoder_layers": "readings.verbalize",
     "divergence_parts": "translator.rerank",
     "embedder_for": "translator.evaluate",

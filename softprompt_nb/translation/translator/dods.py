@@ -112,6 +112,13 @@ class TaskSet:
         return [check(reply, right) for reply, right in zip(replies, self.answers)]
 
     @cached_property
+    def stop(self) -> str | None:
+        "Where an answer ends: at its line, or (None) at the model's end, where a right one has or begins with a break."
+        written = [example.target for example in (*self.train, *self.test)]
+        written += [text for right in self.answers for text in right]
+        return None if any("\n" in text.rstrip() for text in written) else "\n"
+
+    @cached_property
     def data(self) -> str:
         "A hash of what a prompt is trained on."
         plain = [[example.input, example.target] for example in self.train]

@@ -33,11 +33,10 @@ import torch.nn.functional as F
 # %% ../../../nbs/translation/translator/evaluate.ipynb #c004
 def _longest(lm: FrozenLM, task: TaskSet) -> int:
     "Tokens that an answer may have: those of the longest right one, and two."
-    longest = 0
-    for answers in task.answers:
-        for answer in answers:
-            longest = max(longest, len(lm.token_ids(answer)))
-    return longest + 2
+    written = [answer for answers in task.answers for answer in answers]
+    if task.stop is None:  # its first line does not end an answer, and a target may begin with breaks
+        written += [example.target for example in task.test]
+    return max(len(lm.token_ids(answer)) for answer in written) + 2
 
 
 def execute(
@@ -65,11 +64,8 @@ def execute(
         tests = task.test[:items]
         asked.append([instructed(text, example.input, template) for example in tests])
     longest = max(_longest(lm, task) for task in tasks)
-    answers = answers_of(lm, prompts, asked, longest, batch_size, at)
-    scores = []
-    for task, replies in zip(tasks, answers):
-        scores.append(task.score(replies))
-    return scores
+    answers = answers_of(lm, prompts, asked, longest, batch_size, at, [task.stop for task in tasks])
+    return [task.score(replies) for task, replies in zip(tasks, answers)]
 
 
 def with_examples(
@@ -138,7 +134,7 @@ def _divergences(
     for task in tasks:
         asked.append([example.input for example in task.train[:inputs]])
     longest = max(_longest(lm, task) for task in tasks)
-    answers = answers_of(lm, pairs.prompts, asked, longest)
+    answers = answers_of(lm, pairs.prompts, asked, longest, stop=[task.stop for task in tasks])
     found = []
     for prompt, written, given, replies in zip(pairs.prompts, texts, asked, answers):
         kl = text_divergence(lm, prompt, written, given, replies, template, end=end)

@@ -86,9 +86,10 @@ def refine(
     max_new_tokens: int = 24,  # longest answer behind a prompt
     progress: bool = False,  # show a bar?
     end: bool = False,  # does the end of an answer count in the divergence?
+    stop: str | None | Sequence = "\n",  # what ends an answer, for all prompts or for each: see `answers_of`
 ) -> tuple[list, list]:  # for each prompt candidates, the most faithful first; their divergences in nats per token
     "Candidates with words that the model itself says behind the prompt; what was there stays among them."
-    answers = answers_of(lm, prompts, inputs, max_new_tokens)
+    answers = answers_of(lm, prompts, inputs, max_new_tokens, stop=stop)
     together = list(zip(prompts, candidates, kls, inputs, answers, strict=True))
     found = []
     divergences = []
@@ -116,10 +117,11 @@ def preferences(
     seed: int = 0,  # of samples
     template: str = INSTRUCTION_TEMPLATE,  # how a text is put
     end: bool = False,  # does the end of an answer count in the divergence?
+    stop: str | None | Sequence = "\n",  # what ends an answer, for all prompts or for each: see `answers_of`
 ) -> list[tuple[SoftPrompt, str, str]]:  # (prompt, better text, worse text)
     "The most and the least faithful sample of each prompt, where they differ."
     samples = translator.candidates(prompts, k, "sample", temperature, seed=seed)
-    found, divergences = rerank(lm, prompts, samples, inputs, template, prior=0.0, end=end)
+    found, divergences = rerank(lm, prompts, samples, inputs, template, prior=0.0, end=end, stop=stop)
     chosen = []
     for prompt, candidates, kl in zip(prompts, found, divergences):
         if kl[-1] - kl[0] > margin:

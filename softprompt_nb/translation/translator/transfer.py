@@ -26,7 +26,7 @@ from ...patching import patch
 from ...plots import COLORS, axes
 from .dods import TaskSet
 from .evaluate import by_task, execute
-from .rerank import INSTRUCTION_TEMPLATE, instructed
+from .rerank import INSTRUCTION_TEMPLATE, cut_at, instructed
 
 import numpy as np
 import pandas as pd
@@ -235,7 +235,7 @@ def _served(
     scores = []
     for task, inputs in zip(tasks, asked):
         replies = list(islice(answers, len(inputs)))
-        judged = task.score([reply or "" for reply in replies])
+        judged = task.score([cut_at(reply or "", task.stop) for reply in replies])
         scores.append([score for score, reply in zip(judged, replies) if reply is not None])
     return scores, [len(inputs) for inputs in asked]
 

@@ -534,7 +534,7 @@ def translate(
     k: int = 8,  # candidates
     found: Sequence | None = None,  # what `candidates` gave for the prompts; None: they are made here
     end: bool | None = None,  # do ends of answers count in the divergence? None: as in the calibration, if there is one
-    **options,  # more arguments of `candidates`, and `template` and `prior` of the re-ranking
+    **options,  # more arguments of `candidates`, and `template`, `prior` and `stop` of the re-ranking
 ) -> Translation | list[Translation]:  # one for a single prompt, else a list
     "What prompts say; raises ValueError for inputs without the model that they go to."
     single = isinstance(prompts, SoftPrompt)
@@ -544,7 +544,7 @@ def translate(
     prompts = list(prompts)
     if inputs is not None and lm is None:
         raise ValueError("Re-ranking runs the model that the prompts were made for: give lm=, or leave inputs out.")
-    reranking = {name: options.pop(name) for name in ("template", "prior") if name in options}
+    reranking = {name: options.pop(name) for name in ("template", "prior", "stop") if name in options}
     if found is None:
         found = self.candidates(prompts, k, **options)
     divergences = [()] * len(prompts)
