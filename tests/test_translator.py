@@ -184,9 +184,44 @@ def test_natural_instructions_load(tmp_path):
     assert not {e.input for e in t.train} & {e.input for e in t.test} and all(len(a) == 2 for a in t.answers)
 
 
+def test_a_natural_input_that_comes_twice_is_one_with_all_its_answers(tmp_path):
+    instances = [dict(input=f"w{i % 10}", output=[f"w{i}", "both"]) for i in range(20)]
+    task = dict(Definition=["Say it."], Instances=instances)
+    (tmp_path / "task1_say.json").write_text(json.dumps(task))
+    (t,) = natural_dod([tmp_path / "task1_say.json"], least=10, test=5, train=10)
+    assert len(t.train) == len(t.test) == 5 and not {e.input for e in t.train} & {e.input for e in t.test}
+    assert {len(answers) for answers in t.answers} == {3}
+
+
+def own(examples, **more):
+    (task,) = own_dod([dict(task="s", instruction="say", examples=examples)], **more)
+    return task
+
+
+def test_own_examples_are_divided_by_input_whatever_their_order():
+    rows = [(f"text {i}", " pos" if i < 40 else " neg") for i in range(80)]
+    task = own(rows)
+    assert len(task.test) == 20 and len(task.train) == 60
+    assert {e.target for e in task.test} == {e.target for e in task.train[-8:]} == {" pos", " neg"}
+    assert set(own(rows[::-1]).test) == set(task.test) != set(own(rows, seed=1).test)
+    often = own(rows * 3 + [(f"text {i}", " either") for i in range(80)])
+    assert len(often.test) == 40 and {e.input for e in often.test} == {e.input for e in task.test}
+    assert not {e.input for e in often.train} & {e.input for e in often.test}
+
+
+SOLVED = [("a", " b"), ("c", " d")]
+
+
 @pytest.mark.parametrize(
     "call, words",
     [
+        (lambda t: own([("same", " pos")] * 8), "1 different input"),
+        (
+            lambda t: own_dod([dict(instruction="say", train=SOLVED, test=[(" c ", "d"), ("e", " f")])]),
+            "1 of its 2 test",
+        ),
+        (lambda t: TaskSet("a", "b", ("c",), (1,), (1, 2, 3, 4), (("x",), ("x",))), "answers to 2"),
+        (lambda t: own(SOLVED).score([" b", " d"]), "2 replies to the 1 tests"),
         (lambda t: own_dod([dict(task="a", examples=[("x", "y")])]), "needs an instruction"),
         (lambda t: own_dod([dict(instruction="a", examples=[("x", "y")])]), "at least two"),
         (lambda t: DoD([]), "no tasks"),

@@ -83,7 +83,9 @@ CHECKERS = dict(line=_line, exact=_exact, contains=_contains, f1=_word_f1, set=_
 # %% ../../../nbs/translation/translator/dods.ipynb #c007
 @dataclass(frozen=True, repr=False)
 class TaskSet:
-    "A task: how one asks for it, examples, and who checks; raises ValueError for one that lacks any of these."
+    """A task: how one asks for it, examples, and who checks.
+
+    Raises ValueError for one that lacks any of these, and where tests and right answers do not pair up."""
 
     name: str
     split: str  # "train", "validation", or the name of what is tested
@@ -100,6 +102,11 @@ class TaskSet:
                 f"{len(self.train)} examples to train on and {len(self.test)} to measure on: "
                 "give at least one of each."
             )
+        if len(self.answers) != len(self.test):
+            raise ValueError(
+                f"The task {self.name!r} has {len(self.test)} examples to measure on and right answers to "
+                f"{len(self.answers)}: give a tuple of right answers for each."
+            )
         if self.checker not in CHECKERS:
             raise ValueError(f"The task {self.name!r} has checker={self.checker!r}: use one of {', '.join(CHECKERS)}.")
 
@@ -107,8 +114,13 @@ class TaskSet:
         self,
         replies: Iterable[str],  # an answer for each of the first items of `test`
     ) -> list[float]:  # 0-1
-        "What the checker says of answers."
+        "What the checker says of answers; raises ValueError for more of them than there are tests."
         check = CHECKERS[self.checker]
+        replies = list(replies)
+        if len(replies) > len(self.answers):
+            raise ValueError(
+                f"{len(replies)} replies to the {len(self.answers)} tests of {self.name!r}: give one for each."
+            )
         return [check(reply, right) for reply, right in zip(replies, self.answers)]
 
     @cached_property
@@ -450,13 +462,14 @@ def _as_list(value: str | list) -> list:
 
 
 def _natural_pairs(instances: list[dict], longest: int) -> list[tuple[str, list[str]]]:
-    "Inputs that are not too long, with their right answers; those without any are left out."
-    pairs = []
+    "Different inputs that are not too long, each with all its right answers; those without any are left out."
+    answers = {}
     for item in instances:
-        answers = [text for text in _as_list(item["output"]) if text.strip()]
-        if len(item["input"]) <= longest and answers:
-            pairs.append((item["input"], answers))
-    return pairs
+        right = [text for text in _as_list(item["output"]) if text.strip()]
+        if len(item["input"]) <= longest and right:
+            known = answers.setdefault(item["input"], [])
+            known += [text for text in right if text not in known]
+    return list(answers.items())
 
 
 def natural_dod(
@@ -497,26 +510,54 @@ def natural_dod(
     return DoD(tasks)
 
 # %% ../../../nbs/translation/translator/dods.ipynb #c026
-def _own_examples(task: dict, name: str, share: float) -> tuple[list[Example], list[Example]]:
-    "Examples to train on and to measure on; ValueError for too few."
-    if not task.get("examples"):
-        return load_examples(task["train"]), load_examples(task["test"])
-    examples = load_examples(task["examples"])
-    count = max(1, round(share * len(examples)))
-    if len(examples) <= count:
+def _row_text(example: Example) -> tuple[str, str]:
+    "What makes two rows the same: their texts, white space at the ends aside."
+    return str(example.input).strip(), str(example.target).strip()
+
+
+def _own_parts(task: dict, name: str) -> tuple[list[Example], list[Example]]:
+    "The examples that a task names for each part; ValueError for one that stands in both."
+    train, tests = load_examples(task["train"]), load_examples(task["test"])
+    trained = set(map(_row_text, train))
+    both = [example for example in tests if _row_text(example) in trained]
+    if both:
         raise ValueError(
-            f"The task {name!r} has {len(examples)} examples: give at least two, one to train on and one to measure on."
+            f"The task {name!r} has {len(both)} of its {len(tests)} test examples in train, such as "
+            f"{both[0].input!r:.60}: take them out, or give examples= and they are divided here."
         )
-    return examples[count:], examples[:count]
+    return train, tests
+
+
+def _own_examples(task: dict, name: str, share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    "Examples to train on and to measure on, no input in both; ValueError for too few."
+    if not task.get("examples"):
+        return _own_parts(task, name)
+    by_input = {}
+    for example in {_row_text(example): example for example in load_examples(task["examples"])}.values():
+        by_input.setdefault(str(example.input).strip(), []).append(example)
+    count = max(1, round(share * len(by_input)))
+    if len(by_input) <= count:
+        raise ValueError(
+            f"The task {name!r} has {len(by_input)} different inputs and measures on {count}: "
+            "give at least two, one to train on and one to measure on, and a test= that leaves some."
+        )
+    ordered = sorted(by_input, key=lambda text: hashlib.sha256(f"{seed}|{text}".encode()).hexdigest())
+    tests, train = (
+        [example for text in part for example in by_input[text]] for part in (ordered[:count], ordered[count:])
+    )
+    return train, tests
 
 
 def own_dod(
     # dicts with task, instruction (or instructions) and examples (or train and test): see `load_examples` for those
     tasks: Sequence[dict],
-    test: float = 0.25,  # share of `examples` to measure on, where there is no test
+    test: float = 0.25,  # share of the different inputs of `examples` to measure on, where there is no test
     checker: str = "exact",  # where a task names none
+    seed: int = 0,  # which of them: their order is that of a hash of seed and input
 ) -> DoD:
-    "A table of your own tasks; raises ValueError naming the task that lacks something."
+    """A table of your own tasks; rows that come twice count once, and all rows of an input stay in one part.
+
+    Raises ValueError naming the task that lacks something, or tests on what it trains on."""
     found = []
     for i, task in enumerate(tasks):
         name = str(task.get("task", f"task {i}"))
@@ -528,7 +569,7 @@ def own_dod(
                 f"The task {name!r} needs an instruction, and examples (or train and test): "
                 f"it has {', '.join(map(repr, task))}."
             )
-        train, tests = _own_examples(task, name, test)
+        train, tests = _own_examples(task, name, test, seed)
         one = TaskSet(
             name=name,
             split=task.get("split", "train"),
