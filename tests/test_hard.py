@@ -259,6 +259,26 @@ def test_bad_input_is_refused():
         objective.start(120, generator)
 
 
+@pytest.mark.parametrize("search", [pez, gcg, rlprompt, greedy_coordinate, random_search])
+def test_fluency_of_a_single_token_with_nothing_in_front_is_refused(search):
+    examples = [*EXAMPLES, Example("r", "no space")]
+    with pytest.raises(ValueError, match="fluency=5 .* at least two tokens, or give fluency=0"):
+        search(double("llama", bos=False), examples, n=1, fluency=5.0)
+
+
+def test_what_cannot_be_read_is_never_the_best():
+    for bos in (False, True):
+        objective = Objective(double("llama", bos=bos), EXAMPLES, fluency=1.0)
+        both = objective.score([(9,), (9, 10)])
+        assert both.isfinite().tolist() == [bos, True]
+        shortlist = Shortlist(objective)
+        shortlist.offer([(9,), (9, 10), (40, 41, 50)])
+        assert len(shortlist.best) > 1 or bos
+    with pytest.raises(ValueError, match="at least two"):
+        Objective(double("llama", bos=False), EXAMPLES, fluency=1.0).start(3, None, "a")
+    assert Objective(double("llama", bos=False), EXAMPLES).start(3, None, "a")
+
+
 @pytest.mark.parametrize(
     "search, settings",
     [

@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 from softprompt_nb.conditional import ConditionalPrompt, SubspacePrompt
 from softprompt_nb.data import Example, encode
 from softprompt_nb.engine.inference import score_options, target_logprobs
+from softprompt_nb.evaluation.interpretability import _are_words as are_words
 from softprompt_nb.evaluation.interpretability import (
     choose,
     cosine_similarity,
@@ -28,6 +30,8 @@ import torch
 from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 EXAMPLES = [Example("abc", " de"), Example("a longer input", " x"), Example("q", " yes it is"), Example("zz top", " q")]
 
@@ -137,6 +141,44 @@ def test_the_frontier_holds_what_nothing_beats():
         frontier(table.drop(columns="seed"))
     with pytest.raises(ValueError, match="no rows"):
         frontier(table[:0])
+
+
+def test_a_result_without_a_number_is_on_no_frontier():
+    nan = math.nan
+    table = pd.DataFrame(
+        dict(
+            method=["a"] * 6 + ["b"],
+            seed=[0] * 7,
+            accuracy=[0.5, nan, 0.9, 0.7, 1.0, 0.1, 1.0],
+            scrutability=[-1.0, -2.0, -5.0, -3.0, nan, -6.0, nan],
+        )
+    )
+    with pytest.warns(UserWarning, match="3 of 7 results have no accuracy or no scrutability"):
+        front = frontier(table)
+    assert front.table.best.tolist() == [True, False, True, True, False, False, False]
+    assert "3 left out for NaN" in repr(front) and math.isnan(front.hypervolume["b"].value)
+    whole = frontier(table.dropna())
+    assert front.hypervolume["a"] == whole.hypervolume["a"] and "left out" not in repr(whole)
+    points = list(zip(table.accuracy, table.scrutability))
+    wanted = [point for point in points if not any(map(math.isnan, point))]
+    for i in range(len(points)):  # in any order
+        assert hypervolume(points[i:] + points[:i], (0, -10)) == hypervolume(wanted, (0, -10))
+    with pytest.raises(ValueError, match="no frontier"):
+        frontier(table[table.method == "b"])
+
+
+def test_a_word_of_other_letters_is_a_word():
+    "A byte-level vocabulary writes its tokens in signs for bytes."
+    words = ["café", "für", "naïve", "cafe", "мир"]
+    bytewise = Tokenizer(models.BPE())
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    bytewise.train_from_iterator([" ".join(["", *words])] * 20, trainer)
+    lm = SimpleNamespace(tokenizer=PreTrainedTokenizerFast(tokenizer_object=bytewise))
+    assert all(len(lm.tokenizer.encode(f" {word}")) == 1 for word in words)
+    asked = "Café, für naïve! cafe мир Ã über cafe\u0301"
+    assert are_words(lm, asked) == [True, True, True, True, True, False, False, True]
 
 
 @torch.no_grad()

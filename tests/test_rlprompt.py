@@ -122,6 +122,11 @@ def test_another_model_may_be_the_policy():
 def test_small_pieces_and_bad_input():
     assert standard(torch.tensor([2.0, 2.0])).tolist() == [0, 0]
     assert standard(torch.tensor([1.0, 3.0])).tolist() == [-1, 1]
+    nan = torch.nan
+    for low in (-4.0, 3.0):  # NaN is the lowest there is, whatever the sign
+        assert standard(torch.tensor([low, nan, low + 2, nan])).argsort(stable=True).tolist() == [0, 1, 3, 2]
+    assert standard(torch.tensor([nan, nan])).tolist() == [0, 0]
+    assert standard(torch.tensor([-torch.inf, 0.0, nan])).isfinite().all()
     lm = tiny("gpt2")
     with pytest.raises(ValueError, match="same token"):
         rlprompt(lm, EXAMPLES[:1], n=2, steps=1)

@@ -8,6 +8,7 @@ __all__ = ['divergence', 'retention', 'Faithfulness', 'faithfulness', 'Scrutabil
            'nearest_f1', 'waywardness']
 
 # %% ../../nbs/evaluation/interpretability.ipynb #c002
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from softprompt_nb.data import (
     text_ids_at,
     text_place,
 )
+from ..engine.answers import as_compared
 from ..engine.forward import target_logits
 from ..engine.inference import end_of_options, exact_match, loss_on, score_options, target_logprobs
 from ..engine.labels import label_accuracy
@@ -280,9 +282,16 @@ def _matched(lm: FrozenLM, text: str, count: int, seed: int, width: int = 50) ->
 def _are_words(lm: FrozenLM, text: str) -> list[bool]:
     "Whether each word of a text is a whole token of the vocabulary, with a space in front."
     known = set()
-    for token in lm.tokenizer.get_vocab():
-        if token[:1] in "\u0120\u2581" and token[1:].isalpha():
+    in_bytes = []
+    for token, i in lm.tokenizer.get_vocab().items():
+        if token[:1] == "\u0120" and not token[1:].isascii():
+            in_bytes.append([i])  # such a token is written in signs that stand for its bytes
+        elif token[:1] in ("\u0120", "\u2581") and token[1:].isalpha():
             known.add(token[1:].lower())
+    for word in lm.tokenizer.batch_decode(in_bytes, clean_up_tokenization_spaces=False):
+        if word.strip().isalpha():
+            known.add(as_compared(word).lower())
+    text = as_compared(text)
     letters = [char if char.isalpha() else " " for char in text]
     words = "".join(letters).lower().split()
     return [word in known for word in words] or [False]
@@ -425,10 +434,11 @@ def hypervolume(
     points: Sequence,  # (x, y) pairs, both better when larger
     reference: tuple,  # (x, y) that every point is compared with
 ) -> float:
-    "Area dominated by points over a reference point."
+    "Area dominated by points over a reference point; a point that is NaN in one of the two dominates nothing."
     left, top = reference
     area = 0.0
-    for x, y in sorted(points, reverse=True):
+    known = [(x, y) for x, y in points if x == x and y == y]  # NaN would break the order
+    for x, y in sorted(known, reverse=True):
         if x > left and y > top:
             area += (x - left) * (y - top)
             top = y
@@ -446,8 +456,10 @@ class Frontier:
 
     def __repr__(self) -> str:
         areas = ", ".join(f"{method} {area!r}" for method, area in self.hypervolume.items())
+        unknown = int(self.table[[self.x, self.y]].isna().any(axis=1).sum())
+        left_out = f", {unknown} left out for NaN" if unknown else ""
         return (
-            f"Frontier({self.x} against {self.y}: {len(self.table)} results, "
+            f"Frontier({self.x} against {self.y}: {len(self.table)} results{left_out}, "
             f"{int(self.table.best.sum())} on a frontier; hypervolume {areas})"
         )
 
@@ -488,9 +500,12 @@ def as_table(
 
 
 def _unbeaten(table: pd.DataFrame, x: str, y: str) -> list[bool]:
-    "For each result: is no other of its method at least as good in both and better in one?"
+    "For each result: is no other of its method at least as good in both and better in one? Never for NaN."
     unbeaten = []
     for _, row in table.iterrows():
+        if row[[x, y]].isna().any():
+            unbeaten.append(False)
+            continue
         rivals = table[table.method == row["method"]]
         as_good = (rivals[x] >= row[x]) & (rivals[y] >= row[y])
         better = (rivals[x] > row[x]) | (rivals[y] > row[y])
@@ -504,16 +519,27 @@ def frontier(
     y: str = "scrutability",  # better when larger
     reference: tuple | None = None,  # the point that areas are measured from; None for the least of all results
 ) -> Frontier:
-    "Frontier and hypervolume of each method; raises ValueError for a table that lacks a column."
+    """Frontier and hypervolume of each method; results that are NaN in one of the two are left out, with a warning.
+
+    Raises ValueError for a table that lacks a column, and where all results are NaN."""
     table = results.copy() if isinstance(results, pd.DataFrame) else as_table(results)
     missing = sorted({"method", "seed", x, y} - set(table))
     if missing or not len(table):
         wrong = f"lacks {', '.join(missing)}" if missing else "has no rows"
         raise ValueError(f"The table {wrong}: give one with rows and the columns method, seed, {x} and {y}.")
-    reference = reference or (table[x].min(), table[y].min())
+    known = table[table[[x, y]].notna().all(axis=1)]
+    if len(known) < len(table):
+        said = (
+            f"{len(table) - len(known)} of {len(table)} results have no {x} or no {y} (NaN; so has the perplexity of a "
+            "single token with nothing in front)"
+        )
+        if not len(known):
+            raise ValueError(f"{said}: there is no frontier.")
+        warnings.warn(f"{said}: they are on no frontier.", stacklevel=2)
+    reference = reference or (known[x].min(), known[y].min())
     table["best"] = _unbeaten(table, x, y)
-    areas = {}
-    for method, own in table.groupby("method", sort=False):
+    areas = dict.fromkeys(table.method, Measured(np.nan, np.nan, np.nan, 0))
+    for method, own in known.groupby("method", sort=False):
         by_seed = {seed: hypervolume(list(zip(runs[x], runs[y])), reference) for seed, runs in own.groupby("seed")}
         areas[method] = over_runs(list(by_seed.values()), list(by_seed))
     return Frontier(table, pd.Series(areas), x, y)

@@ -8,7 +8,7 @@ __all__ = ['JUDGED_BY', 'usable_tokens', 'text_of', 'typed_ids', 'retokenized_al
 
 # %% ../../../nbs/translation/hard/objective.ipynb #c002
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 
@@ -313,6 +313,17 @@ class Objective:
 
 # %% ../../../nbs/translation/hard/objective.ipynb #c018
 @patch
+def _in_passes(self: Objective, prompts: Sequence, examples: int, rows: int, losses: Callable) -> torch.Tensor:
+    "Losses of prompts, some a pass, as each stands in front of so many examples, in so many rows; it counts them."
+    a_pass = max(1, self.rows_a_pass // rows)
+    found = []
+    for start in range(0, len(prompts), a_pass):
+        found.append(losses([list(prompt) for prompt in prompts[start : start + a_pass]]))
+    self.forwards += examples * len(prompts)
+    return torch.cat(found)
+
+
+@patch
 def task(
     self: Objective,
     prompts: Sequence,  # rows of token ids
@@ -320,23 +331,23 @@ def task(
 ) -> torch.Tensor:  # (prompts,) nats per target token
     "Loss on the task behind each prompt."
     rows = self.pool if rows is None else rows
-    prompts_a_pass = max(1, self.rows_a_pass // len(rows))
-    lengths = None
-    losses = []
-    for start in range(0, len(prompts), prompts_a_pass):
-        together = [list(prompt) for prompt in prompts[start : start + prompts_a_pass]]
-        flat = [token for prompt in together for token in prompt]
+    lengths = batch = shared = None
+
+    def losses(together):
+        "Those of some prompts; as long as the last ones, they fill the same batch."
+        nonlocal lengths, batch, shared
         these = [len(prompt) for prompt in together]
+        flat = [token for prompt in together for token in prompt]
         vectors = list(self.lm.embed_ids(flat).split(these))
-        if these != lengths:  # prompts as long as the last ones fill the same batch
+        if these != lengths:
             lengths = these
             lanes = [lane for lane in range(len(together)) for _ in rows]
             batch = pad_rows(self.lm, rows * len(together), lanes=lanes)
             shared = find_shared(vectors, batch)
         with torch.no_grad():
-            losses.append(prompted_losses(self.lm, vectors, batch, shared=shared).cpu())
-    self.forwards += len(rows) * len(prompts)
-    return torch.cat(losses)
+            return prompted_losses(self.lm, vectors, batch, shared=shared).cpu()
+
+    return self._in_passes(prompts, len(rows), len(rows), losses)
 
 
 @patch
@@ -345,14 +356,15 @@ def score(
     prompts: Sequence,  # rows of token ids
     rows: Sequence | None = None,  # encoded examples; None for those to search on
 ) -> torch.Tensor:  # (prompts,) nats per token
-    "The objective of each prompt: the loss on the task and, with its weight, the reader's nats."
+    "The objective of each prompt: the loss on the task and, with its weight, the reader's nats; infinite for NaN."
     return self._weighed(self.task(prompts, rows), prompts)
 
 
 @patch
 def _weighed(self: Objective, loss: torch.Tensor, prompts: Sequence) -> torch.Tensor:
-    "A loss of each prompt and, with its weight, the reader's nats."
-    return loss + self.fluency * self.reading.nll(prompts).nan_to_num() if self.fluency else loss
+    "A loss of each prompt and, with its weight, the reader's nats; infinite where that is NaN: it is never the best."
+    total = loss + self.fluency * self.reading.nll(prompts) if self.fluency else loss
+    return torch.where(total.isnan(), torch.inf, total)
 
 
 @patch
@@ -384,18 +396,16 @@ def among_labels(
     examples = list(self.judged_on)
     texts = [example.input for example in examples]
     right = torch.tensor([self.labels.index(example.target) for example in examples])
-    prompts_a_pass = max(1, self.rows_a_pass // (len(examples) * len(self.labels)))
-    losses = []
-    for start in range(0, len(prompts), prompts_a_pass):
-        together = [SoftPrompt(self.lm.embed_ids(ids), self.at) for ids in prompts[start : start + prompts_a_pass]]
-        rows = [prompt for prompt in together for _ in examples]
-        scores, _ = option_logprobs(
-            self.lm, rows, texts * len(together), list(self.labels), self.rows_a_pass, end=self.end
-        )
+
+    def losses(together):
+        "Those of some prompts."
+        soft = [SoftPrompt(self.lm.embed_ids(ids), self.at) for ids in together]
+        rows = [prompt for prompt in soft for _ in examples]
+        scores, _ = option_logprobs(self.lm, rows, texts * len(soft), list(self.labels), self.rows_a_pass, end=self.end)
         logp = scores.log_softmax(-1).cpu()
-        losses.append(-logp.gather(1, right.repeat(len(together))[:, None]).view(len(together), -1).mean(1))
-    self.forwards += len(examples) * len(prompts)
-    return torch.cat(losses)
+        return -logp.gather(1, right.repeat(len(soft))[:, None]).view(len(soft), -1).mean(1)
+
+    return self._in_passes(prompts, len(examples), len(examples) * len(self.labels), losses)
 
 
 @patch
@@ -443,6 +453,17 @@ def typed(
 
 
 @patch
+def _check_read(self: Objective, prompts: Sequence) -> None:
+    "Raises ValueError where fluency counts and no prompt has a likelihood."
+    rows = self.reading.rows(prompts) if self.fluency else []
+    if rows and all(len(row.ids) <= row.n_input for row in rows):
+        raise ValueError(
+            f"fluency={self.fluency:g} weighs how likely a prompt is as a text, and a single token with nothing in "
+            f"front has no likelihood to {self.reading.reader.name}: search for at least two tokens, or give fluency=0."
+        )
+
+
+@patch
 def random_prompts(
     self: Objective,
     k: int,  # how many, all different
@@ -450,7 +471,7 @@ def random_prompts(
     generator: torch.Generator,  # draws
     tries: int = 200,  # times that more are drawn
 ) -> list[tuple]:  # token ids
-    "Prompts of random usable tokens that survive typing; raises ValueError where too few do."
+    "Prompts of random usable tokens that survive typing; raises ValueError where too few do, or none can be read."
     pool = torch.tensor(self.tokens)
     drawn_at_once = max(8, 2 * k)
     found = {}
@@ -458,6 +479,7 @@ def random_prompts(
         places = torch.randint(len(pool), (drawn_at_once, n), generator=generator)
         found |= dict.fromkeys(self.typed(pool[places].tolist()))
         if len(found) >= k:
+            self._check_read(list(found))
             return list(found)[:k]
     raise ValueError(
         f"Of {tries * drawn_at_once} random prompts of {n} tokens only {len(found)} had the same tokens when typed: "
@@ -483,6 +505,7 @@ def start(
     if banned or not ids:
         wrong = f"holds tokens that are banned: {text_of(self.lm, banned)}" if banned else "has no tokens"
         raise ValueError(f"The text {text!r} {wrong}: give another one to begin with.")
+    self._check_read([ids])
     return ids
 
 # %% ../../../nbs/translation/hard/objective.ipynb #c026

@@ -188,8 +188,10 @@ def consistency_loss(
 def standard(
     x: torch.Tensor,  # (k,) numbers
 ) -> torch.Tensor:  # (k,)
-    "Numbers less their mean, over their standard deviation; zeros where they are all the same."
-    x = x.nan_to_num(neginf=-1e4, posinf=1e4)
+    "Numbers less their mean, over their standard deviation; zeros where they are all the same. NaN is the lowest."
+    x = x.nan_to_num(nan=torch.nan, neginf=-1e4, posinf=1e4)
+    known = x[~x.isnan()]
+    x = x.nan_to_num(nan=known.min().item() if len(known) else 0.0)
     spread = x.std(correction=0).clamp(min=1e-4)
     return (x - x.mean()) / spread
 
@@ -298,8 +300,9 @@ class _Scorer:
         fluency = self.objective.fluency
         if fluency:
             nats = self.objective.reading.nll(prompts)
-            reward = standard(reward) - fluency * standard(nats)
-        self.fresh.append(prompts[reward.argmax()])
+            reward = standard(reward) + fluency * standard(-nats)  # what cannot be read is the least fluent
+        best = reward.nan_to_num(nan=-torch.inf, neginf=-torch.inf, posinf=torch.inf).argmax()
+        self.fresh.append(prompts[best])
         return reward
 
     def watch(self, step: int, ids: torch.Tensor, reward: torch.Tensor) -> dict:
