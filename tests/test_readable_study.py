@@ -164,6 +164,18 @@ def test_tenfold_is_what_it_says(gain, lost, holds):
     assert tenfold(made(2.0, 0.0), times=5).holds.sum() == 6
 
 
+def test_tenfold_compares_a_weight_with_its_own_seeds():
+    table = made(3.0, 0.01)
+    hard = (table.method == "PEZ") & (table.fluency == 0) & (table.seed > 0)
+    table.loc[hard, ["accuracy", "nats"]] = [0.1, 30.0]  # seeds that the weight lacks
+    cut = table[~((table.method == "PEZ") & (table.fluency > 0) & (table.seed > 0))]
+    pez = tenfold(cut).set_index("method").loc["PEZ"]
+    assert pez.lost.tolist() == pytest.approx([0.01] * 2) and pez.times.tolist() == pytest.approx([math.exp(3)] * 2)
+    assert pez.holds.all()
+    apart = cut[~((cut.method == "PEZ") & (cut.fluency == 0) & (cut.seed == 0))]
+    assert "PEZ" not in set(tenfold(apart).method)  # no seed has both
+
+
 def test_areas_are_those_of_rectangles():
     found = hypervolumes(made(3.0, 0.0))
     worst = 10.3

@@ -1,10 +1,12 @@
 """Texts compared, executed, moved to other models and to servers that misbehave; the study from made-up rows."""
 
 import json
+import math
 import threading
 import time
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from types import SimpleNamespace
 
 from softprompt_nb.data import Example
@@ -588,7 +590,47 @@ def test_items_without_an_answer_do_not_count_as_wrong(server):
     Server.plan = [404, 404]
     moved = transfer(Endpoint(server, **QUICK), table_for([task], ["do"]), {"t": task}, ("translator",))
     assert (moved.accuracy[0], moved.asked[0], moved.answered[0]) == (1.0, 4, 2)
-    assert compare_transfer(table_for([task], ["do"]), moved, "m").gain.value == pytest.approx(0.6)
+    with pytest.warns(UserWarning, match="items of 1 task only .of 't' 2 of 4."):
+        found = compare_transfer(table_for([task], ["do"]), moved, "m")
+    assert found.gain.value == pytest.approx(0.6) and "1 task answered in part" in repr(found)
+
+
+def test_a_move_is_compared_seed_by_seed():
+    home = [
+        dict(method="soft prompt", task=f"t{i}", split="x", seed=seed, text="", accuracy=float(seed == 0))
+        for i in range(6)
+        for seed in range(3)
+    ]
+    there = [
+        dict(method=m, task=f"t{i}", split="x", seed=0, text="z") for m in ("translator", "nothing") for i in range(7)
+    ]
+    moved = pd.DataFrame(there).assign(accuracy=0.9)
+    found = compare_transfer(pd.DataFrame(home), moved, "big")
+    assert found.gain.value == pytest.approx(-0.1) and float(found.wins) == 0 and found.gain.n == 6
+    assert found.mean["nothing"].n == 7 and math.isnan(found.table["soft prompt"]["t6"])  # measured there alone
+    with pytest.raises(ValueError, match="the same seed"):
+        compare_transfer(pd.DataFrame(home), moved.assign(seed=5), "big")
+
+
+def test_a_gain_is_taken_task_by_task_over_the_seeds_that_have_both():
+    rows = []
+    for i, seed, method in product(range(6), (0, 1), "AB"):
+        accuracy = math.nan if (method, seed) == ("A", 1) and i < 5 else float(seed == 0)
+        rows.append(dict(task=f"t{i}", split="x", seed=seed, method=method, text="z", accuracy=accuracy))
+    assert gain(pd.DataFrame(rows), "A", "B").value == 0
+    assert gain(pd.DataFrame(rows), "A", "A").value == 0
+
+
+def test_examples_are_put_as_the_study_puts_texts(monkeypatch):
+    seen = []
+    monkeypatch.setattr(ranking, "generate", lambda lm, prompts, texts, *_, **__: seen.extend(texts) or list(texts))
+    pair = Pair(SoftPrompt.init(lm_of(), 2, seed=0), ("do 0",), "t0", "train")
+    task = tasks_of(1)[0]
+    monkeypatch.setattr(module, "judge", lambda *_, **__: pd.DataFrame())
+    config = StudyRun(template="<{instruction}> {input}")
+    module._judged(config, lm_of(), {"t0": task}, Pairs([pair]), {})
+    shots = "a a\nb b\nc c"
+    assert [text for text in seen if "<" in text] == [f"<{shots}> {c}{c}" for c in "xyz"]
 
 
 def test_a_model_that_answers_nothing_has_no_accuracy():

@@ -437,20 +437,33 @@ def by_lambda(
     return pd.DataFrame(rows)
 
 
+def _against_none(group: pd.DataFrame) -> pd.DataFrame:
+    "For each weight, how many times likelier its texts are than those without, and the accuracy lost, seed by seed."
+    without = set(group.seed[group.fluency == 0])
+    gain = {}
+    for fluency, own in group[group.fluency != 0].groupby("fluency"):
+        shared = without & set(own.seed)
+        if shared:
+            both = group[group.seed.isin(shared) & group.fluency.isin([0, fluency])]
+            means = both.groupby("fluency")[["accuracy", "nats"]].mean()
+            change = means.loc[0] - means.loc[fluency]
+            gain[fluency] = dict(times=np.exp(change.nats), lost=change.accuracy)
+    return pd.DataFrame(gain).T
+
+
 def tenfold(
     table: pd.DataFrame,  # as `hard_table` gives it
     times: float = 10.0,  # how much lower the perplexity shall be
     points: float = 0.02,  # accuracy that may be lost
 ) -> pd.DataFrame:  # a row for each method and task: the weight that does it, or the one that comes nearest
-    "Does some weight of fluency lower the judge's perplexity so far at so little accuracy? Means over seeds."
+    """Does some weight of fluency lower the judge's perplexity so far at so little accuracy?
+
+    Means over the seeds that a weight shares with the search without fluency."""
     rows = []
     for (method, task), group in _searched(table).groupby(["method", "data"], sort=False):
-        means = group.groupby("fluency")[["accuracy", "nats"]].mean()
-        if 0 not in means.index or len(means) < 2:
+        gain = _against_none(group[group.accuracy.notna()])
+        if not len(gain):
             continue
-        likelier = np.exp(means.nats[0] - means.nats)
-        lost = means.accuracy[0] - means.accuracy
-        gain = pd.DataFrame(dict(times=likelier, lost=lost)).drop(0)
         cheap = gain[gain.lost < points]
         best = (cheap if len(cheap) else gain).times.idxmax()
         row = dict(

@@ -372,7 +372,7 @@ def _judged(config: StudyRun, lm: FrozenLM, dod: DoD, pairs: Pairs, texts: dict)
     tasks = [dod[pair.task] for pair in pairs]
     parts = [judge(lm, pairs, tasks, texts, config.items, config.inputs, template=config.template, end=True)]
     for method in ("soft prompt", "few-shot", "nothing"):
-        parts.append(executed(lm, pairs, tasks, method, config.items))
+        parts.append(executed(lm, pairs, tasks, method, config.items, template=config.template))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/studies/translation.ipynb #c014

@@ -236,6 +236,7 @@ def executed(
     method: str,  # "soft prompt", "few-shot" or "nothing"
     items: int | None = None,  # test items of each task; None for all
     shots: int = 3,  # of "few-shot"
+    template: str = INSTRUCTION_TEMPLATE,  # how the examples of "few-shot" are put
 ) -> pd.DataFrame:  # a row for each prompt, with accuracy alone
     "Accuracy of what has no text: prompt, solved examples, input alone; raises ValueError for an unknown method."
     given = {
@@ -246,7 +247,7 @@ def executed(
     if method not in given:
         raise ValueError(f"method={method!r}: use one of {', '.join(given)}.")
     places = [pair.prompt.at for pair in pairs]
-    scores = execute(lm, tasks, items=items, at=places, **given[method])
+    scores = execute(lm, tasks, items=items, template=template, at=places, **given[method])
     rows = []
     for pair, score in zip(pairs, scores):
         row = dict(
@@ -329,6 +330,13 @@ def method_table(
     return pd.DataFrame(means).T
 
 # %% ../../../nbs/translation/translator/evaluate.ipynb #c016
+def _of_both(measured: pd.DataFrame, method: str, reference: str) -> pd.DataFrame:
+    "The rows of two methods, for the seeds of each task that both have."
+    rows = measured[measured.method.isin([method, reference])]
+    methods = rows.groupby(["task", "seed"], observed=True).method.transform("nunique")
+    return rows[(methods == 2) | (method == reference)]
+
+
 def _paired(
     table: pd.DataFrame, method: str, reference: str, metric: str, split: str | None
 ) -> tuple[np.ndarray, tuple]:

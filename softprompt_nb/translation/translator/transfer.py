@@ -11,6 +11,7 @@ import json
 import os
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -297,9 +298,11 @@ class Transfer:
     wins: Measured  # share of tasks, of those that differ, on which the text there beats the soft prompt at home
     ties: int  # tasks without a difference
     gain: Measured  # mean difference over all tasks
+    partly: int = 0  # tasks of which some items were not answered there; those answered stand for all
 
     def __repr__(self) -> str:
-        return f"Transfer(to {self.model}: wins {self.wins!r}, {self.ties} ties; mean gain {self.gain!r})"
+        partly = f"; {self.partly} {plural(self.partly, 'task')} answered in part" if self.partly else ""
+        return f"Transfer(to {self.model}: wins {self.wins!r}, {self.ties} ties; mean gain {self.gain!r}{partly})"
 
     def plot(
         self,
@@ -325,31 +328,61 @@ class Transfer:
         return ax
 
 # %% ../../../nbs/translation/translator/transfer.ipynb #tr4
+def _of_same_seeds(soft: pd.DataFrame, there: pd.DataFrame, method: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    "Means by task here and there, of each task over the seeds that both have; a task without any keeps those there."
+    key = ["task", "seed"]
+    moved = there[there.method == method].set_index(key).index
+    pairs = moved.intersection(soft.set_index(key).index)
+    if not len(pairs):
+        raise ValueError("No task has an accuracy both here and there for the same seed.")
+    paired = there.set_index(key).index.isin(pairs) | ~there.task.isin(pairs.get_level_values("task"))
+    return by_task(soft[soft.set_index(key).index.isin(pairs)]), by_task(there[paired])
+
+
+def _answered_in_part(rows: pd.DataFrame, model: str) -> int:
+    "How many tasks have items that were not answered, with a warning where there are any."
+    if "answered" not in rows:
+        return 0
+    partly = rows[rows.answered < rows.asked]
+    tasks = partly.task.nunique()
+    if tasks:
+        least = partly.loc[(partly.answered / partly.asked).idxmin()]
+        warnings.warn(
+            f"{model} answered some of the items of {tasks} {plural(tasks, 'task')} only (of {least.task!r} "
+            f"{int(least.answered)} of {int(least.asked)}), and the soft prompt was measured on all: "
+            "ask again for the rest, with the same cache.",
+            stacklevel=3,
+        )
+    return tasks
+
+
 def compare_transfer(
     table: pd.DataFrame,  # rows of `judge` and `executed` on the model of the prompts
     moved: pd.DataFrame,  # rows of `transfer`
     model: str,  # name of the other model
     method: str = "translator",  # whose texts
 ) -> Transfer:
-    "Wins by task and means; raises ValueError where no task was measured on both."
-    home = by_task(table)
-    away = by_task(moved)
-    if "soft prompt" not in home:
+    """Wins by task and means, over the seeds of each task that were measured on both; items left unanswered are said.
+
+    Raises ValueError where there is no such task."""
+    measured = table[table.accuracy.notna()]
+    there = moved[moved.accuracy.notna()]
+    if "soft prompt" not in set(measured.method):
         raise ValueError("There is no soft prompt at home: measure it first.")
     if method not in set(moved.method):
         raise ValueError(f"There is no {method} there: measure it first.")
-    if method not in away:
+    if method not in set(there.method):
         raise ValueError(f"No task has an accuracy on {model}: nothing was answered there.")
+    home, away = _of_same_seeds(measured[measured.method == "soft prompt"], there, method)
     columns = {"soft prompt": home["soft prompt"], "translator": away[method]}
     columns |= {name: away[name] for name in away if name != method}
     tasks = pd.DataFrame(columns).loc[away.index]
     both = tasks[["soft prompt", "translator"]].dropna()
-    if not len(both):
-        raise ValueError(f"No task has an accuracy both here and on {model}.")
+    partly = _answered_in_part(there[(there.method == method) & there.task.isin(both.index)], model)
     differences = both.translator - both["soft prompt"]
     decided = differences[differences != 0]
     wins = Measured(float("nan"), 0.0, 1.0, 0)
     if len(decided):
         wins = proportion((decided > 0).tolist())
     means = {name: mean(tasks[name].dropna()) for name in tasks if tasks[name].notna().any()}
-    return Transfer(tasks, model, pd.Series(means), wins, int((differences == 0).sum()), mean(differences))
+    return Transfer(tasks, model, pd.Series(means), wins, int((differences == 0).sum()), mean(differences), partly)
