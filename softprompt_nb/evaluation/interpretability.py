@@ -278,7 +278,7 @@ def _matched(lm: FrozenLM, text: str, count: int, seed: int, width: int = 50) ->
     moved = (place + step).clamp(0, last)
     return lm.tokenizer.batch_decode(pool[moved].tolist(), clean_up_tokenization_spaces=False)
 
-
+# %% ../../nbs/evaluation/interpretability.ipynb #nb87272d
 def _are_words(lm: FrozenLM, text: str) -> list[bool]:
     "Whether each word of a text is a whole token of the vocabulary, with a space in front."
     known = set()

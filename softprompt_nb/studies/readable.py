@@ -436,7 +436,7 @@ def by_lambda(
         rows.append(row)
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/studies/readable.ipynb #nc8580d3
 def _against_none(group: pd.DataFrame) -> pd.DataFrame:
     "For each weight, how many times likelier its texts are than those without, and the accuracy lost, seed by seed."
     without = set(group.seed[group.fluency == 0])

@@ -547,7 +547,7 @@ def _own_examples(task: dict, name: str, share: float, seed: int) -> tuple[list[
     )
     return train, tests
 
-
+# %% ../../../nbs/translation/translator/dods.ipynb #ne370258
 def own_dod(
     # dicts with task, instruction (or instructions) and examples (or train and test): see `load_examples` for those
     tasks: Sequence[dict],

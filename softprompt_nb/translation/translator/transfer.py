@@ -355,7 +355,7 @@ def _answered_in_part(rows: pd.DataFrame, model: str) -> int:
         )
     return tasks
 
-
+# %% ../../../nbs/translation/translator/transfer.ipynb #nb1e0ca3
 def compare_transfer(
     table: pd.DataFrame,  # rows of `judge` and `executed` on the model of the prompts
     moved: pd.DataFrame,  # rows of `transfer`
