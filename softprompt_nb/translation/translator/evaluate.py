@@ -330,13 +330,6 @@ def method_table(
     return pd.DataFrame(means).T
 
 # %% ../../../nbs/translation/translator/evaluate.ipynb #c016
-def _of_both(measured: pd.DataFrame, method: str, reference: str) -> pd.DataFrame:
-    "The rows of two methods, for the seeds of each task that both have."
-    rows = measured[measured.method.isin([method, reference])]
-    methods = rows.groupby(["task", "seed"], observed=True).method.transform("nunique")
-    return rows[(methods == 2) | (method == reference)]
-
-
 def _paired(
     table: pd.DataFrame, method: str, reference: str, metric: str, split: str | None
 ) -> tuple[np.ndarray, tuple]:
