@@ -220,13 +220,11 @@ def compare_arms(
         if (own.isna() & other.isna()).all():
             continue  # not measured
         both["difference"] = own - other
-        row = dict(measure=measure, arm=arm) | _paired(both, unit)
         sides = own * measures[measure], other * measures[measure]
         mine, theirs = (side.fillna(-math.inf) for side in sides)  # no number is worse than any
-        row["better"] = float((mine > theirs).mean())
-        row["equal"] = float((mine == theirs).mean())
-        row |= dict(diverged=int(own.isna().sum()), base_diverged=int(other.isna().sum()))
-        rows.append(row)
+        shares = dict(better=float((mine > theirs).mean()), equal=float((mine == theirs).mean()))
+        lost = dict(diverged=int(own.isna().sum()), base_diverged=int(other.isna().sum()))
+        rows.append(dict(measure=measure, arm=arm) | _paired(both, unit) | shares | lost)
     out = _only_survivors(pd.DataFrame(rows))
     ratio = out.measure == "iterations"
     ends = ["difference", "low", "high"]
