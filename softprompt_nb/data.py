@@ -11,7 +11,7 @@ __all__ = ['Example', 'load_examples', 'Encoded', 'end_of_answer', 'own_end', 'e
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from .chat import PLACEHOLDER, ChatText, chat_text, turn_end
+from .chat import PLACEHOLDER, ChatText, chat_text, in_turn, turn_end
 from .lm import FrozenLM
 from .measure import plural
 from .rows import Filler, Table, read_rows, separator_advice
@@ -404,8 +404,9 @@ def _chat_encode(lm: FrozenLM, example: Example, at: str, end: bool, row: int) -
     context = encode_context(lm, example.input, at, row)
     if isinstance(example.input, Encoded):
         return encode(lm, example, end, row)
-    _, target_ids = _input_and_target(lm, chat_text(lm, example.input), example.target, row)
-    closed = _closed(lm, target_ids, Example(context, example.target), end, row)
+    target = in_turn(lm, example.target)
+    _, target_ids = _input_and_target(lm, chat_text(lm, example.input), target, row)
+    closed = _closed(lm, target_ids, Example(context, target), end, row)
     return Encoded(context.ids + closed, context.n_input, context.at)
 
 

@@ -70,6 +70,24 @@ def test_all_paths_close_an_answer_alike(name, variant, text, answer):
     assert encode(lm, example).ids[-1] == lm.tokenizer.eos_token_id
 
 
+@pytest.mark.parametrize("space", ["", " "])
+@pytest.mark.parametrize("answer", ["x", " x", "  x y"])
+def test_an_answer_is_held_in_its_turn_as_the_template_writes_it(space, answer):
+    lm = lm_of("nothing", seed=0)
+    lm.tokenizer.chat_template = (
+        "{% for turn in messages %}{{ turn.role }} :" + space + "{{ turn.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}assistant :{% endif %}"
+    )
+    turns = [dict(role="user", content="ab"), dict(role="assistant", content=answer.strip())]
+    whole = lm.tokenizer.apply_chat_template(turns, tokenize=False)
+    example = Example("ab", answer)
+    (asked,) = as_chat(lm, [example])
+    assert asked.input + asked.target + "</s>" == whole
+    placed = [encode_at(lm, [example], at)[0] for at in ("chat", "chat_end")]
+    assert [row.ids for row in placed] == [encode(lm, asked).ids] * 2
+    assert label_accuracy(lm, None, [example], [answer, "z"], chat=True).labels[0][0] == space + answer.strip()
+
+
 @each_ending
 def test_loss_options_and_labels_count_the_turn_s_end(name):
     lm, closing = chat_of(name)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 
+from ..chat import in_turn
 from ..data import Example
 from .inference import end_of_options, in_template, option_logprobs
 from ..lm import FrozenLM
@@ -233,7 +234,7 @@ def label_accuracy(
     lists, right = _labels_of(examples, labels)
     texts = [example.input for example in in_template(lm, prompt, examples, chat)]
     if chat is not False:
-        lists = [tuple(label.lstrip(" ") for label in of_row) for of_row in lists]  # as a turn begins
+        lists = [tuple(in_turn(lm, label) for label in of_row) for of_row in lists]
     if isinstance(content_free, str):
         content_free = [content_free]
     if content_free is None:
