@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from .arguments import whole_number
 from .files import cache_folder
 from .gguf_weights import dequantize, once
 
@@ -406,6 +407,7 @@ class SentenceEmbedder:
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise ValueError("There are no texts to embed: give at least one.")
+        batch_size = whole_number(batch_size, "batch_size", 1)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         vectors = torch.empty(len(texts), self.model.config.hidden_size)
         for start in range(0, len(order), batch_size):

@@ -9,7 +9,11 @@ from softprompt_nb.engine.inference import (
     target_logprobs,
     to_prompt_embeds,
 )
+from softprompt_nb.evaluation.interpretability import divergence
+from softprompt_nb.lab.cards import answers_exactly
 from softprompt_nb.prompts import SoftPrompt
+from softprompt_nb.translation.readings.inspect import inspect_prompt
+from softprompt_nb.translation.translator.rerank import divergence_parts
 
 import pytest
 import torch
@@ -201,3 +205,29 @@ def test_drafts_are_refused_and_a_given_length_wins():
     assert three != nine
     assert generate(lm, None, ["abc", "q"], max_new_tokens=3, generation_config=long) == three
     assert generate(lm, None, ["abc", "q"], generation_config=long) == nine
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, True])
+def test_sizes_of_passes_and_lengths_below_one_are_refused(size):
+    lm = tiny("gpt2")
+    prompt = SoftPrompt.init(lm, 2)
+    examples = [Example("ab", "c")]
+    for ask in (
+        lambda: generate(lm, prompt, ["ab"], 2, batch_size=size),
+        lambda: target_logprobs(lm, prompt, examples, batch_size=size),
+        lambda: loss_on(lm, prompt, examples, batch_size=size),
+        lambda: score_options(lm, prompt, ["ab"], ["c", "d"], batch_size=size),
+        lambda: divergence(lm, prompt, None, examples, batch_size=size),
+        lambda: divergence_parts(lm, prompt, ["do"], ["ab"], ["c"], batch_size=size),
+        lambda: answers_exactly(lm, examples, batch_size=size),
+        lambda: inspect_prompt(lm, prompt, batch_size=size),
+    ):
+        with pytest.raises(ValueError, match="batch_size=.*at least 1"):
+            ask()
+    for ask in (
+        lambda: generate(lm, prompt, ["ab"], size),
+        lambda: inspect_prompt(lm, prompt, max_new_tokens=size),
+    ):
+        with pytest.raises(ValueError, match="max_new_tokens=.*at least 1"):
+            ask()
+    assert generate(lm, prompt, ["ab", "c"], 2.0, batch_size=1.0) == generate(lm, prompt, ["ab", "c"], 2)

@@ -432,6 +432,22 @@ def test_a_seed_decides_everything():
     assert a == pytest.approx(b, **CLOSE) and a != pytest.approx(c, rel=1e-3)
 
 
+def test_sizes_of_passes_below_one_are_refused():
+    lm = lm_of()
+    pairs = random_pairs(lm, 2)
+    t = Translator.fit(lm, pairs, epochs=1, progress=False)
+    prompt = pairs.prompts[0]
+    for ask in (
+        lambda: t.logprobs([prompt], ["a"], batch_size=-1),
+        lambda: t.candidates([prompt], 2, batch_size=0),
+        lambda: prefer(t, [(prompt, "a", "b")], batch_size=0),
+    ):
+        with pytest.raises(ValueError, match="batch_size=.*at least 1"):
+            ask()
+    with pytest.raises(ValueError, match="max_new_tokens=.*at least 1"):
+        t.candidates([prompt], 2, max_new_tokens=0)
+
+
 def test_prompts_of_another_width_come_through_a_map(tmp_path):
     lm = lm_of()
     g = torch.Generator().manual_seed(0)

@@ -254,6 +254,22 @@ def test_early_stop_and_logs(lm, tmp_path):
     assert len(flat.history) < 12 and "loss loss has not improved" in flat.record["ended"]
 
 
+def test_what_looks_at_held_out_examples_is_refused_without_them(lm):
+    looks = EarlyStop(column="valid", patience=3)
+    with pytest.raises(ValueError, match="EarlyStop looks at the loss on valid, and there is none"):
+        quick(lm, callbacks=[looks])
+    starts = [SoftPrompt.init(lm, 4)] * 2
+    with pytest.raises(ValueError, match="Lane 1: EarlyStop looks at the loss on valid"):
+        tune_many(lm, starts, EXAMPLES, valid=[EXAMPLES[:2], None], callbacks=[looks], steps=2, progress=False)
+    for valid in ([], ()):
+        with pytest.raises(ValueError, match="valid has no examples"):
+            quick(lm, valid=valid)
+    with pytest.raises(ValueError, match="Lane 1: valid has no examples"):
+        tune_many(lm, starts, EXAMPLES, valid=[EXAMPLES[:2], []], steps=2, progress=False)
+    run = quick(lm, valid=EXAMPLES[:2], eval_every=1, callbacks=[EarlyStop(column="valid", patience=3, min_delta=10.0)])
+    assert len(run.history) == 4 and "valid loss has not improved" in run.record["ended"]
+
+
 def test_low_precision_model_keeps_a_float32_prompt():
     lm = tiny("llama", dtype=torch.bfloat16)
     run = quick(lm)

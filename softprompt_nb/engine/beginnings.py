@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..arguments import whole_number
 from ..data import Encoded
 from ..lm import FrozenLM
 from ..patching import patch
@@ -100,9 +101,10 @@ class Beginnings:
         self,
         batch_size: int,  # rows a pass
     ) -> list[list[int]]:  # numbers of rows
-        "Rows of similar length together, so that little is spent on padding, and those with one beginning."
+        "Rows of similar length together, and those with one beginning; raises ValueError for a size below one."
+        size = whole_number(batch_size, "batch_size", 1)
         order = sorted(range(len(self.rows)), key=self.order.__getitem__)
-        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        return [order[start : start + size] for start in range(0, len(order), size)]
 
     def tokens(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..arguments import several
+from ..arguments import several, whole_number
 from ..chat import as_chat
 from ..data import Encoded, Example, check_lengths, encode_at, encode_context, in_chat, own_end, pad_rows
 from .answers import are_right, check_comparison, has_lines
@@ -205,7 +205,7 @@ def generate(
     "Continuations of texts behind a prompt, greedy unless told otherwise; raises ValueError for what does not fit."
     options = _settings(options)
     of_config = options.pop("max_new_tokens", None) or 20
-    max_new_tokens = of_config if max_new_tokens is None else max_new_tokens
+    max_new_tokens = whole_number(of_config if max_new_tokens is None else max_new_tokens, "max_new_tokens", 1)
     texts = [texts] if isinstance(texts, str) else list(texts)
     lanes = _lanes(lm, prompt, len(texts))
     rows = []

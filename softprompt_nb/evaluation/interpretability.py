@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..arguments import whole_number
 from softprompt_nb.data import (
     Example,
     bare_examples,
@@ -86,6 +87,7 @@ def divergence(
     """Kullback-Leibler divergence from the model behind one prompt to the model behind another.
 
     Raises ValueError for a prompt of another model, and where the two are not asked for the same tokens."""
+    batch_size = whole_number(batch_size, "batch_size", 1)
     nats = []
     for start in range(0, len(examples), batch_size):
         part = examples[start : start + batch_size]

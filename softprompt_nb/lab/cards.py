@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..arguments import whole_number
 from ..data import Encoded, Example, encode_at, pad_rows
 from ..engine.forward import target_logits
 from ..engine.inference import generate, target_logprobs
@@ -39,6 +40,7 @@ def answers_exactly(
     "For each example, whether greedy decoding would answer with exactly its target."
     ends = torch.tensor([lm.tokenizer.eos_token_id, *lm.token_ids("\n")], device=lm.device)
     rows = encode_at(lm, examples, "start", True)
+    batch_size = whole_number(batch_size, "batch_size", 1)
     right = []
     for start in range(0, len(rows), batch_size):
         batch = pad_rows(lm, rows[start : start + batch_size])

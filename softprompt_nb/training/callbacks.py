@@ -35,6 +35,8 @@ class Watched(Protocol):
 class Callback:
     "Watches a tuning; override what you need."
 
+    needs_valid: bool = False  # does it do nothing without held-out examples, so that their lack is to be refused?
+
     def before_fit(self, tuning: Watched) -> None:
         "Called before the first step."
 
@@ -162,6 +164,7 @@ class EarlyStop(Callback):
         self.patience = None if patience is None else whole_number(patience, "patience", 1)
         self.min_delta = real_number(min_delta, "min_delta")
         self.column = column
+        self.needs_valid = column == "valid"
 
     def before_fit(self, tuning: Watched) -> None:
         self.best = math.inf

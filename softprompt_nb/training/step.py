@@ -248,13 +248,15 @@ def _refuse_several(prompt, rows):
         )
 
 
-def _watchers(callbacks):
-    "Callbacks in a list; ValueError for what is none."
+def _watchers(callbacks, valid):
+    "Callbacks in a list; ValueError for what is none, and for one that looks at held-out examples where none are."
     watchers = several(callbacks, "callbacks", Callback, "callbacks, such as EarlyStop(patience=20)")
     for watcher in watchers:
         lacks = [name for name in ("before_fit", "after_step", "after_fit") if not hasattr(watcher, name)]
         if lacks or isinstance(watcher, type):
             raise ValueError(f"{watcher!r} is no callback: give an object of a class that inherits from Callback.")
+        if valid is None and getattr(watcher, "needs_valid", False):
+            raise ValueError(f"{type(watcher).__name__} looks at the loss on valid, and there is none: give valid=.")
     return watchers
 
 # %% ../../nbs/training/step.ipynb #c024
@@ -285,10 +287,12 @@ def prepare(
         _refuse_several(prompt, rows)
     if valid is not None:
         valid = as_examples(valid, "valid")
+        if not len(valid):
+            raise ValueError("valid has no examples: give at least one that is held out, or leave it out (None).")
         valid_rows = valid_rows or _held_out(lm, prompt, valid, settings.end)
     if not (regularizer is None or callable(regularizer)):
         raise ValueError(f"regularizer is a {type(regularizer).__name__}: give a function from vectors to a scalar.")
-    watchers = _watchers(callbacks)
+    watchers = _watchers(callbacks, valid)
     return Tuning(lm, prompt, examples, rows, valid, settings, regularizer, watchers, valid_rows)
 
 # %% ../../nbs/training/step.ipynb #c013b

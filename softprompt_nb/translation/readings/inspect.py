@@ -9,6 +9,7 @@ __all__ = ['TargetText', 'target_text', 'patched', 'Readings', 'inspect_prompt',
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ...arguments import whole_number
 from ...engine.decoding import end_ids
 from ...engine.views import with_settings
 from ...lm import FrozenLM
@@ -219,6 +220,8 @@ def inspect_prompt(
     Raises ValueError for levels that it does not have."""
     prompts = [prompts] if isinstance(prompts, SoftPrompt) else list(prompts)
     target = TargetText("{} |") if target is None else target
+    batch_size = whole_number(batch_size, "batch_size", 1)
+    max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", 1)
     most = len(decoder_layers(lm))
     sources = _levels(sources, most, "sources")
     targets = _levels(targets, most - 1, "targets")

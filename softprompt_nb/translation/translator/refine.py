@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from ...arguments import whole_number
 from ...lm import FrozenLM
 from ...prompts import SoftPrompt
 from softprompt_nb.translation.translator.rerank import (
@@ -163,6 +164,7 @@ def prefer(
     "A translator after direct preference optimisation; raises ValueError without preferences."
     if not chosen:
         raise ValueError("There are no preferences: the samples were all alike, so there is nothing to learn.")
+    batch_size = whole_number(batch_size, "batch_size", 1)
     new = _twin(translator)
     prompts = [prompt for prompt, _, _ in chosen]
     better = [text for _, text, _ in chosen]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from os.path import commonprefix
 
+from ...arguments import whole_number
 from ...data import Encoded, bare_context, encode_context, end_of_answer, pad_rows
 from ...engine.forward import target_logits
 from ...engine.inference import generate
@@ -167,6 +168,7 @@ def divergence_parts(
     Texts are asked inside the chat template where the prompt stands there. Raises ValueError without inputs."""
     if not len(inputs):
         raise ValueError("There are no inputs: give at least one of the prompt's task.")
+    batch_size = whole_number(batch_size, "batch_size", 1)
     if answers is None:
         answers = answers_of(lm, [prompt], [inputs], stop=stop)[0]
     ours = _behind_prompt(lm, prompt, inputs, answers, batch_size)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from ...arguments import whole_number
 from ...data import Encoded, check_lengths, pad_rows
 from ...engine.forward import assemble
 from ...engine.views import with_settings
@@ -227,6 +228,7 @@ def logprobs(
     batch_size: int = 64,  # rows a pass
 ) -> tuple[torch.Tensor, torch.Tensor]:  # on the CPU: nats, 0 or less, and the number of tokens of each text
     "Log-probability of a text and its end for each prompt."
+    batch_size = whole_number(batch_size, "batch_size", 1)
     totals = []
     counts = []
     for i in range(0, len(texts), batch_size):
@@ -492,7 +494,8 @@ def candidates(
     if search == "sample":
         generator = torch.Generator(self.lm.device).manual_seed(seed)
         options = dict(do_sample=False, logits_processor=LogitsProcessorList([_Drawn(temperature, generator)]))
-    options["max_new_tokens"] = max_new_tokens
+    options["max_new_tokens"] = whole_number(max_new_tokens, "max_new_tokens", 1)
+    batch_size = whole_number(batch_size, "batch_size", 1)
     prompts = list(prompts)
     self.check_prompts(prompts, other_model)
     texts = []
