@@ -277,6 +277,28 @@ def _say_read_otherwise(lm: FrozenLM, prompt: SoftPrompt) -> None:
             "prompt.on(lm), or other_model=True where it is loaded.",
         )
 
+
+def _say_quantized(lm: FrozenLM, prompt: SoftPrompt) -> None:
+    "Says once where a prompt was tuned on quantised weights and is used on exact ones, or the other way round."
+    kept = (prompt.base.get("identity") or {}).get("format")
+    if kept is None or "settings" not in prompt.info:
+        return
+    now = lm.identity.format
+    if (kept == "quantized") != (now == "quantized"):
+        words = {True: "quantised weights", False: "exact weights"}
+        lm.say_once(
+            f"quantised {kept} {now}",
+            f"This prompt was tuned on {words[kept == 'quantized']} of {prompt.base.get('name')}, and these are "
+            f"{words[now == 'quantized']}: its losses are not those of the tuning, and whether all other weights are "
+            "the same cannot be told. To take it as it is, prompt.on(lm), or other_model=True where it is loaded.",
+        )
+
+
+def _say_used_otherwise(lm: FrozenLM, prompt: SoftPrompt) -> None:
+    "Says once what is other than it was in a prompt's tuning, though the model is the same."
+    _say_read_otherwise(lm, prompt)
+    _say_quantized(lm, prompt)
+
 # %% ../nbs/prompts.ipynb #ncad0d0a
 def model_difference(
     lm: FrozenLM,  # a model
@@ -312,7 +334,7 @@ def check_model(
         return
     if difference := model_difference(lm, prompt):
         raise ValueError(f"{difference} To try it here all the same: prompt.on(lm).")
-    _say_read_otherwise(lm, prompt)
+    _say_used_otherwise(lm, prompt)
 
 
 def vectors_on(
@@ -459,7 +481,7 @@ def opened_on(
         warnings.warn(f"{difference} It was opened all the same, as other_model=True says.", stacklevel=3)
     if difference or other_model or "fingerprint" not in prompt.base:
         return prompt.on(lm)
-    _say_read_otherwise(lm, prompt)
+    _say_used_otherwise(lm, prompt)
     return replace(prompt, base=prompt.base | dict(fingerprint=lm.fingerprint, identity=lm.identity.note))
 
 # %% ../nbs/prompts.ipynb #c013

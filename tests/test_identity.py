@@ -298,3 +298,15 @@ def test_a_quantised_model_is_told_from_its_fine_tune_and_from_other_codes():
         assert other.identity.key != lm.identity.key
         with pytest.raises(ValueError, match="other weights are not"):
             loss_on(other, prompt, [Example("ab", " c")])
+
+
+def test_a_prompt_of_exact_weights_on_quantised_ones_is_told_once():
+    exact, codes = tiny("llama"), coded()
+    rows = [Example("ab", " c"), Example("x", " y")]
+    made = {lm: tune(lm, SoftPrompt.init(lm, 2), rows, steps=1, progress=False).prompt for lm in (exact, codes)}
+    for here, there, words in ((codes, exact, "tuned on exact weights"), (exact, codes, "tuned on quantised weights")):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for prompt in (made[there], made[there], made[here], made[there].on(here), SoftPrompt.init(there, 2)):
+                loss_on(here, prompt, rows)
+        assert [words in str(each.message) for each in caught] == [True]
