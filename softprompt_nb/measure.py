@@ -117,7 +117,7 @@ def mean(
     weights: Sequence[float] | None = None,  # of each item, such as its number of target tokens; 0: it takes no part
     draws: int = 1000,  # bootstrap samples
 ) -> Measured:
-    """(Weighted) mean with a bootstrap interval over the items that have a weight (Efron 1979); they are its `n`.
+    """(Weighted) mean with a bootstrap interval over the items with a weight (Efron 1979), its `n`; none for one item.
 
     Raises ValueError without items, for NaN, and for weights below zero or all zero."""
     items = np.asarray([float(x) for x in values])
@@ -139,11 +139,11 @@ def mean(
     drawn, drawn_shares = counted[pick], shares[pick]
     boot = (drawn * drawn_shares).sum(1) / drawn_shares.sum(1)
     ends = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.quantile(boot, ends)
+    low, high = np.quantile(boot, ends).tolist() if n > 1 else (math.nan, math.nan)  # one says nothing of others
     return Measured(
         value=float(value),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         n=n,
         level=level,
         seeds=tuple(seeds),
