@@ -209,6 +209,55 @@ def test_settings_that_look_at_the_text_are_those_of_transformers_on_each_row():
         assert generate(lm, prompt, texts, 6, **options) == [generate(lm, prompt, x, 6, **options)[0] for x in texts]
 
 
+@pytest.mark.parametrize("size, beams", [(64, 1), (2, 1), (64, 2)])
+def test_what_asks_for_a_rows_number_is_told_the_callers(size, beams):
+    lm = lm_of("qwen3")
+    texts = ["aaaa", "b", "cc", "dd", "e"]
+    letters = ["X", "Y", "Z", "V", "W"]
+    seen = {}
+
+    def allowed(row, ids):
+        seen.setdefault(row, lm.tokenizer.decode(ids.tolist()))
+        return lm.token_ids(letters[row], continuing=True)
+
+    options = dict(batch_size=size, num_beams=beams, prefix_allowed_tokens_fn=allowed)
+    for prompt in (None, prompt_of(lm, 3)):
+        seen.clear()
+        assert generate(lm, prompt, texts, 2, **options) == [2 * letter for letter in letters]
+        assert [seen[row] for row in range(5)] == texts
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["logits", "states", "place"])
+def test_a_hook_that_comes_later_changes_what_is_generated_as_in_transformers(kind):
+    lm = tiny("llama", dtype=DOUBLE)
+    prompt, texts = prompt_of(lm, 3), ["abc", "a longer one", "q"]
+    plain = generate(lm, prompt, texts, 6)
+    assert plain == [by_hand(lm, prompt, text, 6, end_ids(lm)) for text in texts]
+
+    def turned(module, args, output):
+        "The other sign for all logits, for all states of a layer, or for those of the fourth token of a row."
+        if kind == "logits":
+            output.logits = -output.logits
+            return output
+        states = (output[0] if isinstance(output, tuple) else output).clone()
+        states[:, slice(3, 4) if kind == "place" else slice(None)] *= -9
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    handle = (lm.model if kind == "logits" else lm.layers[0]).register_forward_hook(turned)
+    found = generate(lm, prompt, texts, 6)
+    want = []
+    for text in texts:
+        row = torch.cat([prompt.vectors.to(lm.dtype), lm.embed_ids(lm.tokenizer(text)["input_ids"])])[None]
+        out = lm.model.generate(
+            inputs_embeds=row, max_new_tokens=6, do_sample=False, eos_token_id=end_ids(lm), pad_token_id=0
+        )
+        want.append(lm.tokenizer.decode(out[0], skip_special_tokens=True))
+    handle.remove()
+    assert found == want != plain
+    assert generate(lm, prompt, texts, 6) == plain
+
+
 @torch.no_grad()
 def test_beams_caches_and_forms_of_output_that_a_user_asks_for():
     lm = lm_of("qwen3")

@@ -73,6 +73,7 @@ _HOME = {
     "tree_layout": "sharing",
     "view": "views",
     "way_to_decode": "decoding",
+    "with_row_numbers": "decoding",
     "with_settings": "views",
     "without_content": "labels",
 }

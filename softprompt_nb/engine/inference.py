@@ -16,7 +16,7 @@ from ..chat import as_chat
 from ..data import Encoded, Example, check_lengths, encode_at, encode_context, in_chat, own_end, pad_rows
 from .answers import are_right, check_comparison, has_lines
 from .beginnings import beginnings
-from .decoding import continue_rows, is_free, refuse_nan
+from .decoding import continue_rows, is_free, refuse_nan, with_row_numbers
 from .forward import target_losses
 from .normalization import LENGTHS, normalization, option_lengths
 from .packing import sum_dtype
@@ -216,7 +216,8 @@ def generate(
     found = beginnings(rows, lanes.lane_of_row, lanes.sizes, spare=1, share=is_free(options))
     for batch in found.batches(batch_size):
         prompts, in_batch, lane_of_row = found.joined(lm, lanes.prompts, batch)
-        new = continue_rows(lm, prompts, in_batch, lane_of_row, max_new_tokens=max_new_tokens, **options)
+        own = with_row_numbers(options, batch)
+        new = continue_rows(lm, prompts, in_batch, lane_of_row, max_new_tokens=max_new_tokens, **own)
         texts_of_batch = lm.tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         for i, text in zip(batch, texts_of_batch):
             out[i] = text if stop is None else text.split(stop)[0]
