@@ -111,7 +111,8 @@ def plot_against(
             _draw_band(ax, evo.steps, evo.table, name)
         ax.plot(evo.steps, evo.table[name], color=DIMS[name.startswith("H1")], lw=1.5)
         ax.set(ylabel=name if name != "change" else "change of H0\n(Wasserstein)")
-    rest[-1].set(xlabel="step (grey: 90 % of the Gaussian null)")
+    nulls = [f"90 % of the {'random walk' if name == 'change' else 'Gaussian null'}" for name in columns]
+    rest[-1].set(xlabel=f"step (grey: {', '.join(dict.fromkeys(nulls))})")
     return top.figure
 
 
