@@ -180,6 +180,63 @@ def test_a_watcher_that_cannot_be_copied_is_named_and_a_tracker_is_not_copied():
     assert len(rows) == 4
 
 
+class Quoting(Callback):
+    "A watcher that turns its tuning's regulariser up by what that remembers."
+
+    def __init__(self, term):
+        self.term = term
+
+    def after_step(self, tuning):
+        assert tuning.regularizer is self.term
+        self.term.last += tuning.row["loss"]
+
+
+def test_one_regulariser_with_a_memory_is_one_in_each_lane():
+    lm = exact("llama")
+    starts = [SoftPrompt.init(lm, 3, seed=i) for i in range(3)]
+    options = dict(steps=6, batch_size=4, seed=0, progress=False)
+    term = Momentum()
+    plain = [tune(lm, start, EXAMPLES, regularizer=Momentum(), **options) for start in starts]
+    for regularizer in (term, [term] * 3):
+        many = tune_many(lm, starts, EXAMPLES, regularizer=regularizer, **options)
+        assert all(same(lane, run) for lane, run in zip(many, plain))
+    inner = tune_many(lm, starts, EXAMPLES, regularizer=Weighted(term, weight=1.0), **options)
+    want = [tune(lm, start, EXAMPLES, regularizer=Weighted(Momentum(), weight=1.0), **options) for start in starts]
+    assert all(same(lane, run) for lane, run in zip(inner, want)) and term.last == 0.0
+    watched = []
+    for start in starts:
+        own = Momentum()
+        watched.append(tune(lm, start, EXAMPLES, regularizer=own, callbacks=[Quoting(own)], **options))
+    many = tune_many(lm, starts, EXAMPLES, regularizer=term, callbacks=[Quoting(term)], **options)
+    assert all(same(lane, run) for lane, run in zip(many, watched)) and term.last == 0.0
+    terms = [Momentum() for _ in starts]  # these are each lane's own already
+    many = tune_many(lm, starts, EXAMPLES, regularizer=terms, callbacks=lambda lane: [Quoting(terms[lane])], **options)
+    assert all(same(lane, run) for lane, run in zip(many, watched)) and all(own.last for own in terms)
+    with pytest.raises(ValueError, match="Quoting has the regulariser of all lanes.*a list with one"):
+        tune_many(lm, starts, EXAMPLES, regularizer=term, callbacks=lambda lane: [Quoting(term)], **options)
+
+
+def test_a_regulariser_that_cannot_be_copied_is_named_and_models_in_it_are_not_copied():
+    lm = lm_of("gpt2")
+    starts = [SoftPrompt.init(lm, 2, seed=i) for i in range(2)]
+    seen = []
+
+    class Judged:
+        judge = None
+
+        def __call__(self, vectors):
+            seen.append(self.judge)
+            return vectors.square().sum()
+
+    term = Judged()
+    term.judge = lm_of("llama")
+    tune_many(lm, starts, EXAMPLES, steps=1, regularizer=term, progress=False)
+    assert len(seen) == 2 and all(judge is lm_of("llama") for judge in seen)
+    term.file = (i for i in range(3))
+    with pytest.raises(ValueError, match="Judged cannot be copied .*a list with one of its own"):
+        tune_many(lm, starts, EXAMPLES, steps=1, regularizer=term, progress=False)
+
+
 def test_diverging_failing_and_stopping_lanes_leave_the_others_untouched():
     lm = exact("llama")
     prompts = [SoftPrompt.init(lm, 4, seed=i) for i in range(5)]

@@ -75,23 +75,58 @@ def _settings(options, lanes):
     return chosen
 
 # %% ../../nbs/training/many.ipynb #nca34fbb
-def _watchers(lm, callbacks, lane):
-    "A lane's own callbacks: what a function makes for it, or copies, which share nothing but the model."
+def _copied(part, name, instead, shared):
+    "A lane's own copy of what it is given; ValueError for what cannot be copied."
+    held = getattr(part, "__dict__", {}).values()
+    shared |= {id(value): value for value in held if isinstance(value, FrozenLM)}
+    try:
+        return copy.deepcopy(part, shared)
+    except Exception as e:
+        raise ValueError(
+            f"{name}: each lane gets a copy, and {type(part).__name__} cannot be copied ({e}): give {instead}."
+        ) from e
+
+
+def _watchers(callbacks, lane, shared):
+    "A lane's own callbacks: what a function makes for it, or copies, which share nothing but models."
     if callable(callbacks):
         return callbacks(lane)
-    watchers = []
-    shared = {id(part): part for part in (lm, lm.model, lm.tokenizer)}
-    for callback in several(callbacks, "callbacks", Callback, "callbacks"):
-        try:
-            watchers.append(copy.deepcopy(callback, shared))
-        except Exception as e:
+    instead = "a function from a lane's number to its callbacks, such as lambda lane: [...]"
+    given = several(callbacks, "callbacks", Callback, "callbacks")
+    return [_copied(callback, "callbacks", instead, shared) for callback in given]
+
+
+_ONE_EACH = "a list with one of its own for each prompt"
+
+
+def _own_parts(lm, regularizer, callbacks, lanes):
+    """Regulariser and callbacks of each lane, a regulariser that several lanes are given as a copy for each.
+
+    A copied callback finds its lane's copy; one that a function made could not, which is a ValueError."""
+    terms = _each(regularizer, lanes, "regularizer")
+    parts = []
+    for i, term in enumerate(terms):
+        shared = {id(part): part for part in (lm, lm.model, lm.tokenizer)}
+        watchers = _watchers(callbacks, i, shared)
+        own = term
+        if callable(regularizer) or sum(other is term for other in terms) > 1:
+            own = _copied(term, "regularizer", _ONE_EACH, shared)
+        if own is not term and callable(callbacks):
+            _refuse_held(term, watchers)
+        parts.append((own, watchers))
+    return parts
+
+
+def _refuse_held(term, watchers):
+    "ValueError for a callback with a regulariser of which its lane has a copy, so that it would see another's."
+    for watcher in watchers if isinstance(watchers, (list, tuple)) else ():
+        if any(value is term for value in getattr(watcher, "__dict__", {}).values()):
             raise ValueError(
-                f"callbacks: each lane gets a copy, and {type(callback).__name__} cannot be copied ({e}): "
-                "give a function from a lane's number to its callbacks, such as lambda lane: [...]."
-            ) from e
-    return watchers
+                f"callbacks: {type(watcher).__name__} has the regulariser of all lanes, of which each gets a copy: "
+                f"give regularizer= as {_ONE_EACH}."
+            )
 
-
+# %% ../../nbs/training/many.ipynb #n6f85336
 def _lanes(lm, prompts, examples, valid, regularizer, callbacks, options):
     "A `Tuning` for each prompt; examples that several lanes share are encoded once."
     lanes = len(prompts)
@@ -100,15 +135,14 @@ def _lanes(lm, prompts, examples, valid, regularizer, callbacks, options):
         _data(examples, lanes),
         _data(valid, lanes, "valid"),
         _settings(options, lanes),
-        _each(regularizer, lanes, "regularizer"),
+        _own_parts(lm, regularizer, callbacks, lanes),
     )
     encoded = {}
     checked = {}
     tunings = []
-    for i, (prompt, train, held_out, settings, term) in enumerate(zip(*columns)):
+    for i, (prompt, train, held_out, settings, (term, watchers)) in enumerate(zip(*columns)):
         key = id(train), str(prompt.at), settings.end
         held_key = id(held_out), prompt.form, prompt.n, *key[1:]
-        watchers = _watchers(lm, callbacks, i)
         known = encoded.get(key), checked.get(held_key)
         try:
             tuning = prepare(lm, prompt, train, held_out, settings, term, watchers, *known)
@@ -292,7 +326,9 @@ def tune_many(
     batch_size: int | Sequence[int] = 8,  # examples a step of each lane
     lr: float | Sequence | None = None,  # AdamW's peak rate; None for RELATIVE_LR times the embedding table's scale
     seed: int | Sequence[int] = 0,  # order of the examples
-    regularizer: Callable | Sequence | None = None,  # (n, d) vectors -> scalar, added to a lane's loss
+    regularizer: Callable
+    | Sequence
+    | None = None,  # (n, d) vectors -> scalar, added; lanes with the same one get copies
     callbacks: Sequence[Callback] | Callable = (),  # each lane gets a deep copy; or a function: lane -> watchers
     valid: Sequence | None = None,  # held-out examples for all lanes, or a list of them for each
     progress: bool = True,  # show a bar with an estimate?
