@@ -514,6 +514,56 @@ def test_a_diverged_tuning_is_not_tried_again(tmp_path):
     assert len(calls) == 6 and len(caught.value.run.history) == 5
 
 
+class StopsAt(Callback):
+    "Asks to stop at a step, and keeps no state."
+
+    def __init__(self, step):
+        self.at = step
+
+    def after_step(self, tuning):
+        if tuning.step == self.at:
+            tuning.stop = "as it was told"
+
+
+@pytest.mark.parametrize("valid", [None, OTHERS])
+@pytest.mark.parametrize("watch", [EarlyStop(below=100.0), StopsAt(5)])
+def test_a_tuning_that_a_callback_stopped_goes_on_without_it(watch, valid, tmp_path):
+    options = dict(valid=valid, save_every=4)
+    whole = remembering("gpt2", **options)
+    file, log = tmp_path / "s", tmp_path / "log.jsonl"
+    cut = remembering("gpt2", callbacks=[watch, JSONLLog(log)], state=file, **options)
+    assert cut.record["outcome"] == "stopped" and len(cut.history) < 14
+    again = remembering("gpt2", callbacks=[watch, JSONLLog(log)], state=file, **options)
+    assert same(again, cut) and again.record["ended"] == cut.record["ended"]
+    assert torch.equal(again.prompt.vectors, cut.prompt.vectors)
+    for _ in range(2):  # it goes on, and is asked for again once it is done
+        found = remembering("gpt2", callbacks=[JSONLLog(log)], state=file, **options)
+        assert same(found, whole) and found.record["outcome"] == "done"
+        assert found.record["prompt_of_step"] == whole.record["prompt_of_step"]
+        assert torch.equal(found.prompt.vectors, whole.prompt.vectors)
+    assert steps_of(log) == list(range(1, 15))
+
+
+def test_a_tuning_that_a_callback_stopped_stops_there_where_the_callback_still_does(tmp_path):
+    lm, start = exact("gpt2"), SoftPrompt.init(exact("gpt2"), 4)
+    options = dict(steps=20, lr=1e-9, progress=False, state=tmp_path / "s")
+
+    def steps(*callbacks):
+        run = tune(lm, start, EXAMPLES, callbacks=callbacks, **options)
+        return len(run.history), run.record["outcome"]
+
+    assert steps(EarlyStop(patience=4, min_delta=10.0)) == (5, "stopped")
+    assert steps(EarlyStop(patience=3, min_delta=10.0)) == (5, "stopped")
+    assert steps(EarlyStop(patience=7, min_delta=10.0)) == (8, "stopped")
+    assert steps(StopsAt(11), EarlyStop(patience=30)) == (11, "stopped")
+    assert steps(StopsAt(11)) == (11, "stopped") and steps(StopsAt(13)) == (13, "stopped")
+    assert steps(StopsAt(20)) == steps(StopsAt(20)) == (20, "stopped") and steps() == (20, "done")
+    many = tune_many(lm, [start], EXAMPLES, steps=6, progress=False, state=tmp_path / "m", callbacks=[StopsAt(3)])
+    assert len(many[0].history) == 3
+    many = tune_many(lm, [start], EXAMPLES, steps=6, progress=False, state=tmp_path / "m")
+    assert same(many[0], tune(lm, start, EXAMPLES, steps=6, progress=False))
+
+
 def test_a_full_disk_does_not_end_a_tuning(tmp_path, monkeypatch):
     from softprompt_nb.training import state
 

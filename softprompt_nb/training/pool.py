@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..patching import patch
 from .callbacks import Callback
-from .state import belongs, load_state, restore_watchers, save_state
+from .state import belongs, goes_on, load_state, name_watchers, restore_watchers, save_state
 from .step import Tuning, is_out_of_memory, step_together
 
 import torch
@@ -28,13 +28,17 @@ def _begin(tuning):
     try:
         if tuning.path:
             belongs(tuning)  # before a regulariser's own numbers move
+            name_watchers(tuning)
         if tuning.path and Path(tuning.path).is_file():
             load_state(tuning, tuning.path)
+        path = tuning.path
         if tuning.outcome != "running":
             tuning.path = None  # it had come to its end, and its file says so already
         for callback in tuning.callbacks:
             callback.before_fit(tuning)
         restore_watchers(tuning)
+        if goes_on(tuning):
+            tuning.path = path
     except Exception as e:
         tuning.fail(e)
 

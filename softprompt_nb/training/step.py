@@ -120,6 +120,16 @@ def _trained(lm, prompt):
     return vectors.requires_grad_()
 
 
+class _Halt:
+    "Who stopped a tuning, for one that is to go on from there."
+
+    def __init__(self):
+        self.by: list[int] = []  # numbers of the callbacks that asked to stop behind the last step
+        self.named: list | None = None  # all callbacks by class and, where they keep no state, by what they are made of
+        self.there: list = []  # of those who stopped it in a state that was loaded
+        self.best: tuple | None = None  # score, step and prompt before the last step was measured because it stops
+
+
 def _fresh_noise(lm, seed):
     "States of the generators that a regulariser draws from, by the kind of device."
     kinds = ("cpu", "cuda") if lm.device.type == "cuda" else ("cpu",)
@@ -155,8 +165,9 @@ class Tuning:
         # what is trained
         self.vectors = _trained(lm, prompt)
         fused = lm.device.type in ("cpu", "cuda")
-        decay = settings.weight_decay
-        self.optimizer = torch.optim.AdamW([self.vectors], lr=self.peak, weight_decay=decay, fused=fused)
+        self.optimizer = torch.optim.AdamW(
+            [self.vectors], lr=self.peak, weight_decay=settings.weight_decay, fused=fused
+        )
         self.regularizer = regularizer
         if hasattr(regularizer, "begin"):
             self.regularizer = regularizer.begin(self.given().detach().clone())
@@ -172,6 +183,7 @@ class Tuning:
         self.row: dict = {}
         self.rows: list[dict] = []
         self.stop: str | None = None  # why to stop, as a callback says
+        self.halt = _Halt()  # who said so
         self.outcome = "waiting"  # then "running", then "done", "stopped", "interrupted", "diverged" or "failed"
         self.ended = ""  # the outcome in a sentence
         self.error: Exception | None = None
@@ -542,6 +554,16 @@ def _take_best(tuning):
         tuning.best = tuning.copy()
 
 
+def _ask(tuning):
+    "Tell the callbacks of a step, and note which of them ask to stop."
+    tuning.halt.by = []
+    for number, callback in enumerate(tuning.callbacks):
+        before = tuning.stop
+        callback.after_step(tuning)
+        if tuning.stop and tuning.stop is not before:
+            tuning.halt.by.append(number)
+
+
 def _keep(tuning):
     "Checkpoint and best prompt after a step; the callbacks see it, and may ask to stop."
     tuning.settled = tuning.step
@@ -549,15 +571,14 @@ def _keep(tuning):
     if tuning.step in tuning.keep_at:
         tuning.kept[tuning.step] = tuning.copy()
     try:
-        for callback in tuning.callbacks:
-            callback.after_step(tuning)
+        _ask(tuning)
     except Exception as e:
         tuning.fail(e)
         return
     if tuning.step == tuning.steps and not tuning.stop:
         tuning.end("done", "all steps done")
 
-
+# %% ../../nbs/training/step.ipynb #n850c6b4
 def _is_stopping(tuning):
     "Has a callback asked to stop behind a step, and is that still to be done?"
     return tuning.outcome == "running" and bool(tuning.stop) and 0 < tuning.step == tuning.settled
@@ -565,7 +586,10 @@ def _is_stopping(tuning):
 
 def _stop(tunings):
     "End tunings that were asked to, each with the loss of its last prompt on its held-out examples."
-    _evaluate([tuning for tuning in tunings if tuning.valid and "valid" not in tuning.row])
+    measured = [tuning for tuning in tunings if tuning.valid and "valid" not in tuning.row]
+    for tuning in measured:
+        tuning.halt.best = tuning.best_score, tuning.best_step, tuning.best
+    _evaluate(measured)
     for tuning in tunings:
         _take_best(tuning)
         tuning.end("stopped", f"stopped: {tuning.stop}")

@@ -220,13 +220,12 @@ def inspect_prompt(
     Raises ValueError for levels that it does not have."""
     prompts = [prompts] if isinstance(prompts, SoftPrompt) else list(prompts)
     target = TargetText("{} |") if target is None else target
-    batch_size = whole_number(batch_size, "batch_size", 1)
-    max_new_tokens = whole_number(max_new_tokens, "max_new_tokens", 1)
+    sizes = whole_number(max_new_tokens, "max_new_tokens", 1), whole_number(batch_size, "batch_size", 1)
     most = len(decoder_layers(lm))
     sources = _levels(sources, most, "sources")
     targets = _levels(targets, most - 1, "targets")
     pairs = [(source, level) for source in sources for level in targets]
-    texts = _batches(lm, prompt_states(lm, prompts), pairs, target, max_new_tokens, batch_size)
+    texts = _batches(lm, prompt_states(lm, prompts), pairs, target, *sizes)
     for place, text in np.ndenumerate(texts):
         texts[place] = _first_part(text, stop)
     shape = (len(prompts), len(sources), len(targets))
