@@ -383,8 +383,11 @@ def bare_examples(
         return list(examples)
     ready = []
     for example in examples:
-        given = isinstance(example, Encoded)
-        ready.append(example if given else Example(bare_context(lm, example.input, at), example.target))
+        if not isinstance(example, Encoded):
+            given = isinstance(example.input, Encoded)  # its target follows as it is
+            target = example.target if given else in_turn(lm, example.target)
+            example = Example(bare_context(lm, example.input, at), target)
+        ready.append(example)
     return ready
 
 # %% ../nbs/data.ipynb #nabd0fd3

@@ -251,17 +251,17 @@ def test_faithfulness_in_a_chat_asks_all_sides_in_the_template(family):
         want = []
         for item in EXAMPLES:
             asked = lm.token_ids(f"[{text}{item.input}][bot]")
-            want.append(mean_nats(lm, [([*asked, *lm.token_ids(item.target), 1], len(asked))]))
+            want.append(mean_nats(lm, [([*asked, *lm.token_ids(item.target.strip()), 1], len(asked))]))
         assert list(measured.table.loss[name].items) == pytest.approx(want, **CLOSE)
     assert measured.table.kl["prompt"].value == pytest.approx(0, abs=1e-9)
-    asked = [Example(f"[{item.input}][bot]", item.target) for item in EXAMPLES]
+    asked = [Example(f"[{item.input}][bot]", item.target.strip()) for item in EXAMPLES]
     assert measured.table.accuracy["empty"] == exact_match(lm, None, asked)
     nats = divergence(lm, prompt, None, EXAMPLES)
     for item, got in zip(EXAMPLES, nats):
         both = []
         for text in ("fed.", ""):
-            ids = lm.token_ids(f"[{text}{item.input}][bot]{item.target}") + [1]
-            n_target = len(lm.token_ids(item.target)) + 1
+            ids = lm.token_ids(f"[{text}{item.input}][bot]{item.target.strip()}") + [1]
+            n_target = len(lm.token_ids(item.target.strip())) + 1
             both.append(lm.model(torch.tensor([ids])).logits[0, -n_target - 1 : -1].log_softmax(-1))
         want = (both[0].exp() * (both[0] - both[1])).sum(-1).mean().item()
         assert got == pytest.approx(want, **CLOSE)
@@ -333,9 +333,9 @@ def test_a_written_text_is_where_one_can_type_it(variant, at):
     hits = [one == other for one, other in zip(together, apart)]
     assert hard.record["joined"] == sum(hits) / 3
     if all(hits):
-        rows = [
-            ([*ids, *lm.token_ids(item.target, continuing=True), 1], len(ids)) for ids, item in zip(together, EXAMPLES)
-        ]
+        in_chat = str(at).startswith("chat")
+        targets = [item.target.strip() if in_chat else item.target for item in EXAMPLES]
+        rows = [([*ids, *lm.token_ids(target, continuing=True), 1], len(ids)) for ids, target in zip(together, targets)]
         assert hard.loss.value == pytest.approx(mean_nats(lm, rows), **CLOSE)
     assert sum(hits) or lm.adds_space
 
