@@ -64,7 +64,7 @@ def answers_of(
     | Sequence = "start",  # where an input without a prompt is asked, or where each list is: see `execute`
     stop: str
     | None
-    | Sequence = "\n",  # what ends an answer, such as `TaskSet.stop`; None: the model's own end; or one for each list
+    | Sequence = "\n",  # what ends an answer, as a `TaskSet` says; None: the model's own end; or one for each list
 ) -> list[list[str]]:  # for each prompt a list of answers
     "What the model says, greedily, to every input of every prompt."
     each = []
