@@ -88,19 +88,27 @@ def turn_end(
     return lm.turn_ends[key]
 
 # %% ../nbs/chat.ipynb #nbc9bf03
-def in_turn(
-    lm: FrozenLM,  # whose chat template
-    answer: str,  # with a space in front, as behind a plain text, or without
-) -> str:
-    "An answer as the model's turn holds it: behind the space that the template writes there, or without one."
+def _space_in_front(lm):
+    "The space that the template writes in front of an answer; empty where it writes none."
     asked = dict(role="user", content="a")
     try:
         begun = _written(lm, [asked], answer=True)
         whole = _written(lm, [asked, dict(role="assistant", content=PLACEHOLDER)], answer=False)
     except ValueError:
-        return answer.lstrip(" ")  # it takes no turns of the model
+        return ""  # it takes no turns of the model
     between, _, _ = whole.removeprefix(begun).partition(PLACEHOLDER)
-    return (between if not between.strip(" ") else "") + answer.lstrip(" ")
+    return "" if between.strip(" ") else between
+
+
+def in_turn(
+    lm: FrozenLM,  # whose chat template
+    answer: str,  # with a space in front, as behind a plain text, or without
+) -> str:
+    "An answer as the model's turn holds it: behind the space that the template writes there, or without one."
+    key = repr(("space", getattr(lm.tokenizer, "chat_template", None)))
+    if key not in lm.turn_ends:
+        lm.turn_ends[key] = _space_in_front(lm)
+    return lm.turn_ends[key] + answer.lstrip(" ")
 
 # %% ../nbs/chat.ipynb #n2863ec4
 def chat_text(

@@ -151,8 +151,8 @@ def told(self: FrozenLM) -> set[str]:
 
 
 @patch(as_prop=True, cached=True)
-def turn_ends(self: FrozenLM) -> dict[str, int | None]:
-    "The token that ends an answer in each chat template that was asked about, see the page on chat."
+def turn_ends(self: FrozenLM) -> dict[str, int | str | None]:
+    "What was found of each chat template: the token that ends an answer, the space in front of one; see the page on chat."
     return {}
 
 
