@@ -152,7 +152,7 @@ def told(self: FrozenLM) -> set[str]:
 
 @patch(as_prop=True, cached=True)
 def turn_ends(self: FrozenLM) -> dict[str, int | str | None]:
-    "What was found of each chat template: the token that ends an answer, the space in front of one; see the page on chat."
+    "Of each chat template: the token that ends an answer, and the space in front of one; see the page on chat."
     return {}
 
 
